@@ -1,0 +1,137 @@
+/* C interface of the kernel library: quantized flash attention on plain pointers.
+ *
+ * No ONNX Runtime type appears here, so that sanitizers, fuzzers, emulators and other runtimes call the very
+ * code that the custom operator runs. docs/operator.md is the authority on the mathematics.
+ *
+ * Shape letters: B batch, H query heads, Hkv key/value heads (H % Hkv == 0, query head h reads key/value head
+ * h / (H / Hkv)), S query length, T key length, D query/key channels, Dv value channels.
+ */
+#ifndef QFA_QFA_H_
+#define QFA_QFA_H_
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(_WIN32)
+#define QFA_EXPORT __declspec(dllexport)
+#else
+#define QFA_EXPORT __attribute__((visibility("default")))
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Raised whenever a field or a function is added; fields are only ever appended. */
+#define QFA_ABI_VERSION 1
+
+/* Keys that share one maximum when P is quantized. Part of the numeric contract: one value on every CPU. */
+#define QFA_KEY_BLOCK 64
+
+typedef enum qfa_status {
+  QFA_OK = 0,
+  QFA_INVALID_ARGUMENT = 1, /* a null pointer, a bad count, an unknown enum value */
+  QFA_INVALID_SHAPE = 2,    /* extents that do not fit together or overflow */
+  QFA_OUT_OF_MEMORY = 3,    /* the allocator returned null */
+  QFA_UNSUPPORTED_ISA = 4   /* the instruction set that was asked for is not usable here */
+} qfa_status;
+
+typedef enum qfa_dtype { QFA_FLOAT32 = 0, QFA_FLOAT16 = 1 } qfa_dtype;
+
+typedef enum qfa_isa {
+  QFA_ISA_AUTO = 0, /* best that the processor and the operating system allow, or QFA_ISA from the environment */
+  QFA_ISA_SCALAR = 1,
+  QFA_ISA_AVX2 = 2,
+  QFA_ISA_AVX512VNNI = 3,
+  QFA_ISA_AMXINT8 = 4
+} qfa_isa;
+
+typedef enum qfa_rotation {
+  QFA_ROTATE_NONE = 0,
+  QFA_ROTATE_HADAMARD = 1 /* Q and K rows times a (block) Hadamard matrix before they are quantized */
+} qfa_rotation;
+
+/* One 4-D tensor (batch, head, row, channel). Channels are contiguous; the other strides count elements. */
+typedef struct qfa_tensor {
+  const void* data;
+  qfa_dtype dtype;
+  int64_t batch_stride;
+  int64_t head_stride;
+  int64_t row_stride;
+} qfa_tensor;
+
+/* A mask or bias broadcast to (B, H, S, T). Strides count elements; a stride of 0 broadcasts that axis. */
+typedef struct qfa_mask {
+  const void* data; /* null: absent */
+  int64_t strides[4];
+} qfa_mask;
+
+/* Runs fn(arg, i) for i in [0, count), in any order, possibly at the same time; returns when all are done. */
+typedef void (*qfa_task)(void* arg, size_t index);
+typedef struct qfa_executor {
+  void* context;
+  void (*parallel_for)(void* context, qfa_task fn, void* arg, size_t count); /* null: serial */
+  int32_t threads; /* how many tasks are worth making; results never depend on it */
+} qfa_executor;
+
+typedef struct qfa_allocator {
+  void* context;
+  void* (*allocate)(void* context, size_t bytes); /* null: the C library; any alignment; null result = failure */
+  void (*release)(void* context, void* pointer);
+} qfa_allocator;
+
+typedef struct qfa_attention {
+  uint32_t struct_size; /* sizeof(qfa_attention) of the caller */
+  int64_t batch, heads, kv_heads, query_length, key_length, qk_channels, v_channels;
+
+  qfa_tensor query; /* (B, H, S, D) */
+  qfa_tensor key;   /* (B, Hkv, T, D) */
+  qfa_tensor value; /* (B, Hkv, T, Dv) */
+
+  qfa_mask mask; /* bytes: nonzero = may attend */
+  qfa_mask bias; /* added to the scores; a row whose every visible score is -inf gives zeros */
+  qfa_dtype bias_dtype;
+
+  float scale;           /* multiplies Q K^T */
+  int32_t is_causal;     /* query i sees keys j <= i + causal_offset */
+  int64_t causal_offset;
+
+  /* Static scales (value per code step), or null for scales found per token. Count: 1 or one per head. */
+  const float* q_scale;
+  int64_t q_scale_count; /* 1 or H */
+  const float* k_scale;
+  int64_t k_scale_count; /* 1 or Hkv */
+  const float* v_scale;
+  int64_t v_scale_count; /* 1 or Hkv */
+
+  const float* k_mean; /* null, or (Hkv, D): subtracted from K before it is quantized; softmax does not see it */
+  qfa_rotation rotation;
+
+  void* output; /* (B, H, S, Dv), strides below, dtype of query */
+  int64_t output_batch_stride, output_head_stride, output_row_stride;
+} qfa_attention;
+
+/* Computes attention. Never throws, never aborts; on failure *message (when message is not null) points to a
+ * thread-local text that names the extents, valid until the next call on this thread. executor and allocator may be null. */
+QFA_EXPORT qfa_status qfa_attention_run(const qfa_attention* attention, qfa_isa isa,
+                                        const qfa_executor* executor, const qfa_allocator* allocator,
+                                        const char** message);
+
+/* The instruction set that QFA_ISA_AUTO stands for now; QFA_ISA in the environment overrides the choice.
+ * On an unknown or unusable value of QFA_ISA returns QFA_UNSUPPORTED_ISA and sets *message. */
+QFA_EXPORT qfa_status qfa_default_isa(qfa_isa* isa, const char** message);
+
+/* 1 if the instruction set can be used by this process (processor, operating system and build), else 0. */
+QFA_EXPORT int32_t qfa_isa_usable(qfa_isa isa);
+
+/* "scalar", "avx2", "avx512vnni", "amxint8"; the value that QFA_ISA takes. Unknown: null. */
+QFA_EXPORT const char* qfa_isa_name(qfa_isa isa);
+
+/* The version of the package that this library was built with, as "MAJOR.MINOR.PATCH". */
+QFA_EXPORT const char* qfa_version(void);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* QFA_QFA_H_ */

@@ -1,0 +1,38 @@
+"""The words for formats, granularities and modes, shared by command line, plan and operator."""
+
+from enum import StrEnum
+
+
+class AttentionFormat(StrEnum):
+    """Arithmetic of the two products of attention."""
+
+    NONE = "none"
+    INT8 = "int8"
+
+
+class LinearFormat(StrEnum):
+    """Arithmetic of linear layers."""
+
+    NONE = "none"
+
+
+class ScaleMode(StrEnum):
+    """Who finds the quantization steps: the operator, per token, or calibration."""
+
+    DYNAMIC = "dynamic"
+    STATIC = "static"
+
+
+class Rotation(StrEnum):
+    """Rotation of Q and K before quantization."""
+
+    NONE = "none"
+    HADAMARD = "hadamard"
+
+
+class VerifyLevel(StrEnum):
+    """How much `optimize` checks: nothing, every site, or every site and the whole model."""
+
+    OFF = "off"
+    FAST = "fast"
+    FULL = "full"

@@ -1,0 +1,75 @@
+"""What happened to each site and to the whole model: the records behind report.json and the tables."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class SiteStatus(StrEnum):
+    """Fate of one attention candidate."""
+
+    FUSED = "fused"
+    RESTORED = "restored"  # fused, measured out of bound, put back to float
+    EXEMPT = "exempt"  # left in float by the plan
+    REFUSED = "refused"  # not understood
+
+
+@dataclass(frozen=True, slots=True)
+class SiteOutcome:
+    """One line of the site table.
+
+    Attributes:
+        name: The site's label.
+        status: Its fate.
+        reason: Why it is not fused; empty if it is.
+        nmse: Normalized mean squared error of its output against the float subgraph; None if not measured.
+        bound: What nmse was held against; None if not measured.
+        description: Heads, shapes and mask in a few words, e.g. ``GQA 9:3 D=64 causal``.
+    """
+
+    name: str
+    status: SiteStatus
+    reason: str = ""
+    nmse: float | None = None
+    bound: float | None = None
+    description: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StageTiming:
+    """Seconds that one stage took."""
+
+    stage: str
+    seconds: float
+
+
+@dataclass(slots=True)
+class Report:
+    """Everything `optimize` did, in the order of report.json.
+
+    Attributes:
+        source: Input path or "<ModelProto>".
+        target: Output path, or empty.
+        sites: One outcome per candidate, in graph order.
+        timings: Seconds per stage.
+        settings: The resolved options.
+        data: Where verification inputs came from, in words ("seeded random inputs, not calibration data").
+        model_nmse: NMSE per model output of the float against the fused model, on that data.
+        warnings: What the user should know.
+        environment: Versions, instruction set, threads.
+        sizes: Bytes of the files before and after.
+    """
+
+    source: str
+    target: str = ""
+    sites: list[SiteOutcome] = field(default_factory=list)
+    timings: list[StageTiming] = field(default_factory=list)
+    settings: dict[str, str] = field(default_factory=dict)
+    data: str = ""
+    model_nmse: dict[str, float] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    environment: dict[str, str] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
+
+    def count(self, status: SiteStatus) -> int:
+        """Number of sites with this fate."""
+        return sum(site.status is status for site in self.sites)
