@@ -1,0 +1,1 @@
+"""Oracles and small models that several tests share."""
