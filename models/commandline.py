@@ -13,9 +13,7 @@ from models.exporters import Exporter
 class Build(Protocol):
     """The `export` function of a builder."""
 
-    def __call__(
-        self, folder: Path, exporter: Exporter, *, attention: str, tiny: bool
-    ) -> Path: ...
+    def __call__(self, folder: Path, exporter: Exporter, *, attention: str, tiny: bool) -> Path: ...
 
 
 def build_from_command_line(program: str, description: str | None, build: Build) -> None:

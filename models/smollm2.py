@@ -84,13 +84,22 @@ def _logits_only(model: torch.nn.Module) -> torch.nn.Module:
     import torch
 
     class LogitsOnly(torch.nn.Module):
+        # Whether every row of the batch gets a row of positions, though all rows are equal.
+        positions_per_row = False
+
         def __init__(self) -> None:
             super().__init__()
             self.model = model
 
         def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+            positions = None
+            if self.positions_per_row:
+                positions = torch.arange(input_ids.shape[1]).expand_as(input_ids)
             logits: torch.Tensor = self.model(
-                input_ids=input_ids, attention_mask=attention_mask, use_cache=False
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                position_ids=positions,
+                use_cache=False,
             ).logits
             return logits
 
@@ -119,6 +128,9 @@ def export(
     module = module or load_module(attention=attention, tiny=tiny)
     ids = torch.arange(3, 3 + 2 * 16).reshape(2, 16)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    # At opset 23 the exporter writes RotaryEmbedding with the cosines of one row, which ONNX Runtime
+    # refuses for a batch of more; positions for every row give it cosines for every row.
+    module.positions_per_row = exporter is Exporter.DYNAMO23
     path = export_onnx(module, inputs, ["logits"], _AXES, folder / "model.onnx", exporter)
     if not tiny:
         from models.gguf_tokenizer import read_tokenizer

@@ -41,12 +41,13 @@ class Recipe:
         if step < self.warmup:
             return self.peak_rate * (step + 1) / self.warmup
         turn = (step - self.warmup) / max(1, self.steps - self.warmup)
-        return self.final_rate + (self.peak_rate - self.final_rate) * (1 + math.cos(math.pi * turn)) / 2
+        return (
+            self.final_rate
+            + (self.peak_rate - self.final_rate) * (1 + math.cos(math.pi * turn)) / 2
+        )
 
 
-def train(
-    recipe: Recipe, text: str, on_step: Callable[[int, float, TinyLM], None]
-) -> TinyLM:
+def train(recipe: Recipe, text: str, on_step: Callable[[int, float, TinyLM], None]) -> TinyLM:
     """Train on random windows of the text; `on_step(step, loss in nats per byte, model)` watches."""
     torch.manual_seed(recipe.seed)
     model = TinyLM()
@@ -85,7 +86,9 @@ def perplexity(model: TinyLM, text: str, context: int) -> float:
     total, count = 0.0, 0
     for block in torch.from_numpy(token_blocks(byte_tokens(text), context)).split(8):
         logits = model(block[:, :-1])
-        total += F.cross_entropy(logits.flatten(0, 1), block[:, 1:].flatten(), reduction="sum").item()
+        total += F.cross_entropy(
+            logits.flatten(0, 1), block[:, 1:].flatten(), reduction="sum"
+        ).item()
         count += block[:, 1:].numel()
     return math.exp(total / count)
 
@@ -110,7 +113,9 @@ def main() -> None:
             print(f"step {step}: loss {loss:.3f}, {time.perf_counter() - start:.0f} s", flush=True)
         if step % 500 == 0:
             save_model(model, str(weights))
-            print(f"held-out perplexity {perplexity(model, heldout, recipe.context):.3f}", flush=True)
+            print(
+                f"held-out perplexity {perplexity(model, heldout, recipe.context):.3f}", flush=True
+            )
 
     model = train(recipe, "\n\n".join(training.values()), watch)
     save_model(model, str(weights))
