@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def largest_difference(
     path: Path, module: torch.nn.Module, inputs: Mapping[str, npt.NDArray[Any]]
 ) -> float:
-    """Run both on the same inputs and return the largest absolute difference of the first output."""
+    """Run both on the same inputs; return the largest absolute difference of the first output."""
     import onnxruntime
     import torch
 

@@ -13,7 +13,9 @@ from models.exporters import Exporter
 class Build(Protocol):
     """The `export` function of a builder."""
 
-    def __call__(self, folder: Path, exporter: Exporter, *, attention: str, tiny: bool) -> Path: ...
+    def __call__(self, folder: Path, exporter: Exporter, *, attention: str, tiny: bool) -> Path:
+        """Write the model into the folder and return its path."""
+        ...
 
 
 def build_from_command_line(program: str, description: str | None, build: Build) -> None:

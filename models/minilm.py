@@ -33,7 +33,7 @@ def model_folder() -> Path:
 
 
 def load_module(*, attention: str = "sdpa", tiny: bool = False) -> torch.nn.Module:
-    """Build the float32 module: forward(input_ids, attention_mask, token_type_ids) -> hidden states.
+    """Build the float32 module, whose forward takes the three inputs and gives hidden states.
 
     Args:
         attention: "sdpa" or "eager", how transformers writes attention; exports differ.

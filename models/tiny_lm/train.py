@@ -48,7 +48,7 @@ class Recipe:
 
 
 def train(recipe: Recipe, text: str, on_step: Callable[[int, float, TinyLM], None]) -> TinyLM:
-    """Train on random windows of the text; `on_step(step, loss in nats per byte, model)` watches."""
+    """Train on random windows of the text; `on_step(step, loss in nats, model)` watches."""
     torch.manual_seed(recipe.seed)
     model = TinyLM()
     data = torch.from_numpy(byte_tokens(text))
