@@ -4,7 +4,10 @@ Exit codes of the command line: 0 ok, 1 a bug, 2 usage, 3 nothing matched, 4 ver
 input, 6 unsupported.
 """
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from qfa_passes.core.outcome import Report
 
 
 class QfaError(Exception):
@@ -18,6 +21,8 @@ class QfaError(Exception):
 
     code: ClassVar[str] = "QFA-E000"
     exit_code: ClassVar[int] = 1
+    report: "Report | None" = None
+    """What `optimize` had done until then; the command line shows it with the error."""
 
     def __init__(self, what: str, *, why: str = "", hint: str = "") -> None:
         """Joins the parts into one message."""

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from qfa_passes.core.comparison import ModelComparison
+
 
 class SiteStatus(StrEnum):
     """Fate of one attention candidate."""
@@ -57,6 +59,7 @@ class Report:
         warnings: What the user should know.
         environment: Versions, instruction set, threads.
         sizes: Bytes of the files before and after.
+        comparison: The whole model before and after (`--verify full`); None if not measured.
     """
 
     source: str
@@ -69,6 +72,7 @@ class Report:
     warnings: list[str] = field(default_factory=list)
     environment: dict[str, str] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
+    comparison: ModelComparison | None = None
 
     def count(self, status: SiteStatus) -> int:
         """Number of sites with this fate."""

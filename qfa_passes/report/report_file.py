@@ -1,0 +1,67 @@
+"""report.json: what `optimize` did, next to its output."""
+
+import secrets
+from pathlib import Path
+from typing import Any, Final
+
+from qfa_passes.core.outcome import Report, SiteStatus
+from qfa_passes.core.printable import printable
+from qfa_passes.errors import QfaError, SaveError
+from qfa_passes.report.json_text import plain, to_json
+
+REPORT_VERSION: Final = 1
+"""Fields are only ever added within a version."""
+
+
+def report_path(output: Path) -> Path:
+    """Returns where the report of a model goes: ``model.onnx`` -> ``model.report.json``."""
+    return output.with_suffix(".report.json")
+
+
+def report_document(report: Report, error: QfaError | None = None) -> dict[str, Any]:
+    """Returns the report as plain JSON values.
+
+    Args:
+        report: What was done.
+        error: Why it ended early; None if it did not.
+    """
+    counts = {status.value: report.count(status) for status in SiteStatus}
+    document: dict[str, Any] = {
+        "schema_version": REPORT_VERSION,
+        "summary": {"found": len(report.sites), **counts},
+    }
+    document.update(plain(report))
+    document["error"] = error_document(error) if error else None
+    return document
+
+
+def error_document(error: QfaError) -> dict[str, Any]:
+    """Returns an error as plain JSON values."""
+    return {
+        "code": error.code,
+        "exit_code": error.exit_code,
+        "what": error.what,
+        "why": error.why,
+        "hint": error.hint,
+    }
+
+
+def write_report(report: Report, path: Path, error: QfaError | None = None) -> None:
+    """Writes report.json; the file is complete or not there at all.
+
+    Raises:
+        SaveError: The folder cannot be written.
+    """
+    text = to_json(report_document(report, error)) + "\n"
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        try:
+            with temporary.open("x", encoding="utf-8") as stream:
+                stream.write(text)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as problem:
+        raise SaveError(
+            f"'{printable(str(path))}' cannot be written", why=problem.strerror or ""
+        ) from problem

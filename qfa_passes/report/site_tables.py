@@ -1,0 +1,119 @@
+"""Tables of attention sites: what is there, what became of it, why one was not matched."""
+
+from collections.abc import Iterable, Sequence
+
+from rich.table import Table
+from rich.text import Text
+
+from qfa_passes.core.outcome import Report, SiteStatus
+from qfa_passes.core.printable import printable
+from qfa_passes.core.site import AttentionSite, Refusal
+
+_STYLES = {
+    SiteStatus.FUSED: "green",
+    SiteStatus.RESTORED: "yellow",
+    SiteStatus.EXEMPT: "cyan",
+    SiteStatus.REFUSED: "red",
+}
+
+
+def plain_table(title: str, *columns: str) -> Table:
+    """Returns an empty table whose cells are wrapped, never cut."""
+    table = Table(
+        title=Text(title), title_justify="left", box=None, pad_edge=False, title_style="bold"
+    )
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def outcome_table(report: Report) -> Table:
+    """Returns the site table of `optimize`."""
+    counts = ", ".join(
+        f"{report.count(status)} {status.value}" for status in SiteStatus if report.count(status)
+    )
+    table = plain_table(
+        f"Attention sites: {len(report.sites)} found{', ' if counts else ''}{counts}",
+        "where",
+        "attention",
+        "status",
+        "NMSE",
+        "bound",
+        "reason",
+    )
+    for site in report.sites:
+        table.add_row(
+            Text(printable(site.name)),
+            Text(printable(site.description)),
+            Text(site.status.value, style=_STYLES[site.status]),
+            "-" if site.nmse is None else f"{site.nmse:.1e}",
+            "-" if site.bound is None else f"{site.bound:.0e}",
+            Text(printable(site.reason, 300)),
+        )
+    return table
+
+
+def matched_table(found: Iterable[AttentionSite | Refusal]) -> Table:
+    """Returns the table of `inspect`."""
+    entries = list(found)
+    sites = [entry for entry in entries if isinstance(entry, AttentionSite)]
+    refused = len(entries) - len(sites)
+    table = plain_table(
+        f"Attention sites: {len(sites)} matched, {refused} refused",
+        "where",
+        "kind",
+        "heads",
+        "channels",
+        "mask",
+        "status",
+        "reason, notes",
+    )
+    for entry in entries:
+        if isinstance(entry, Refusal):
+            table.add_row(
+                Text(printable(entry.where)),
+                *("", "", "", ""),
+                Text("refused", style="red"),
+                Text(printable(entry.reason, 300)),
+            )
+            continue
+        table.add_row(
+            Text(printable(entry.name)),
+            Text(printable(entry.exporter)),
+            heads(entry),
+            channels(entry),
+            entry.mask.describe(),
+            Text("matched", style="green"),
+            Text(printable("; ".join(entry.notes), 300)),
+        )
+    return table
+
+
+def heads(site: AttentionSite) -> str:
+    """Returns ``9:3`` for 9 query heads that share 3 key/value heads, ``12`` if all have their own."""
+    if site.num_heads == site.kv_num_heads:
+        return str(site.num_heads)
+    return f"{site.num_heads}:{site.kv_num_heads}"
+
+
+def channels(site: AttentionSite) -> str:
+    """Returns ``64``, or ``96/64`` if values have another number of channels."""
+    if site.qk_channels == site.v_channels:
+        return str(site.qk_channels)
+    return f"{site.qk_channels}/{site.v_channels}"
+
+
+def explanation(entry: AttentionSite | Refusal) -> Sequence[str]:
+    """Returns the answer to `inspect --why-not`, line by line."""
+    if isinstance(entry, AttentionSite):
+        return (
+            f"{printable(entry.name)} is matched: {heads(entry)} heads, {channels(entry)} channels,"
+            f" mask {entry.mask.describe()}, written as {printable(entry.exporter)}.",
+            *(f"  note: {printable(note, 300)}" for note in entry.notes),
+        )
+    lines = [f"{printable(entry.where)} is not matched."]
+    lines += [f"  understood: {printable(step, 300)}" for step in entry.progress]
+    lines.append(f"  stopped at: {printable(entry.reason, 600)}")
+    if entry.hint:
+        lines.append(f"  hint: {printable(entry.hint, 600)}")
+    return lines
