@@ -45,7 +45,8 @@ def transform(x: npt.ArrayLike) -> npt.NDArray[np.float32]:
     while stride < length:
         pairs = values.reshape(*values.shape[:-1], -1, 2, stride)
         low, high = pairs[..., 0, :], pairs[..., 1, :]
-        values = np.stack((low + high, low - high), axis=-2).reshape(values.shape)
+        with np.errstate(invalid="ignore"):  # infinities of opposite sign: the row turns into NaN
+            values = np.stack((low + high, low - high), axis=-2).reshape(values.shape)
         stride *= 2
     return values
 
