@@ -41,7 +41,9 @@ class BodyFeatures:
     channels: int | None = None
 
     @classmethod
-    def of(cls, nodes: Iterable[NodeProto], opset: int, channels: int | None = None) -> "BodyFeatures":
+    def of(
+        cls, nodes: Iterable[NodeProto], opset: int, channels: int | None = None
+    ) -> "BodyFeatures":
         """Summarizes the QuantFlashAttention nodes of a model.
 
         Raises:
@@ -51,7 +53,9 @@ class BodyFeatures:
         causal = False
         modes: set[tuple[str, str]] = set()
         for node in nodes:
-            named = {spec.name for spec, name in zip(opspec.INPUTS, node.input, strict=False) if name}
+            named = {
+                spec.name for spec, name in zip(opspec.INPUTS, node.input, strict=False) if name
+            }
             inputs |= named.intersection(OPTIONAL_INPUTS)
             attributes = {item.name: helper.get_attribute_value(item) for item in node.attribute}
             causal |= bool(attributes.get("is_causal", 0))

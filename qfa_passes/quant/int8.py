@@ -37,9 +37,7 @@ class Granularity(StrEnum):
         return tuple(axis for axis in range(rank) if axis not in kept)
 
 
-def group_absmax(
-    x: npt.ArrayLike, granularity: Granularity = Granularity.TOKEN
-) -> Float:
+def group_absmax(x: npt.ArrayLike, granularity: Granularity = Granularity.TOKEN) -> Float:
     """Returns the range that each group's codes span, its axes kept with extent 1.
 
     It is the largest magnitude, 127 for a group of zeros (so that the scale is 1), at least 127 * 2**-100, and NaN for a
@@ -64,9 +62,7 @@ def _to_codes(steps: Float) -> Codes:
     return np.where(np.isnan(rounded), np.float32(0), rounded).astype(np.int8)
 
 
-def quantize(
-    x: npt.ArrayLike, granularity: Granularity = Granularity.TOKEN
-) -> tuple[Codes, Float]:
+def quantize(x: npt.ArrayLike, granularity: Granularity = Granularity.TOKEN) -> tuple[Codes, Float]:
     """Returns the codes and the scales of ``x``; ``dequantize(*quantize(x))`` is near ``x``.
 
     Codes are ``rint(x * (127 / absmax))``: one division for each group, as kernels do it.

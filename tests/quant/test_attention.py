@@ -152,9 +152,7 @@ def test_masked_padding_is_the_same_as_no_keys(padding: int, poison: float, as_b
     bias = np.where(mask, 0, -np.inf)
     masking = Masking(bias=bias) if as_bias else Masking(mask=mask)
     longer = (np.concatenate((k, filler), axis=2), np.concatenate((v, filler[..., :8]), axis=2))
-    np.testing.assert_array_equal(
-        attention_int8(q, *longer, scale=0.25, masking=masking), expected
-    )
+    np.testing.assert_array_equal(attention_int8(q, *longer, scale=0.25, masking=masking), expected)
     exact = attention_float64(q, *longer, scale=0.25, masking=masking)
     np.testing.assert_allclose(exact, attention_float64(q, k, v, scale=0.25), rtol=1e-12)
 
@@ -184,7 +182,11 @@ def test_rows_that_see_nothing_are_zero() -> None:
     mask = np.ones((3, 70), bool)
     mask[1] = False
     lowest = np.where(mask, 0, np.finfo(np.float32).min)
-    for masking in (Masking(mask=mask), Masking(bias=np.where(mask, 0, -np.inf)), Masking(bias=lowest)):
+    for masking in (
+        Masking(mask=mask),
+        Masking(bias=np.where(mask, 0, -np.inf)),
+        Masking(bias=lowest),
+    ):
         for function in (attention_int8, attention_float64):
             output = function(q, k, v, scale=0.25, masking=masking)
             np.testing.assert_array_equal(output[:, :, 1], 0)

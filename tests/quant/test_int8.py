@@ -18,7 +18,9 @@ from qfa_passes.quant.int8 import (
 )
 
 finite = st.floats(-(2.0**100), 2.0**100, width=32)
-arrays = hnp.arrays(np.float32, hnp.array_shapes(min_dims=4, max_dims=4, max_side=5), elements=finite)
+arrays = hnp.arrays(
+    np.float32, hnp.array_shapes(min_dims=4, max_dims=4, max_side=5), elements=finite
+)
 
 
 @given(arrays, st.sampled_from(list(Granularity)))
@@ -99,7 +101,9 @@ def test_a_spoiled_row_turns_into_nan_and_no_other(bad: float) -> None:
     x[1, 2] = bad
     for codes, scale in (quantize(x), quantize_static(x, 0.5)):
         np.testing.assert_array_equal(codes[1], 0)
-        np.testing.assert_array_equal(np.isnan(dequantize(codes, scale)).any(axis=-1), [False, True, False])
+        np.testing.assert_array_equal(
+            np.isnan(dequantize(codes, scale)).any(axis=-1), [False, True, False]
+        )
     assert np.isnan(fake_quant(x, Granularity.TENSOR)).all()
 
 

@@ -14,7 +14,9 @@ def test_unrounded_normalizer_is_as_good_in_the_worst_case() -> None:
         errors.append([nmse(output, exact) for output in both_normalizers(case)])
     unrounded, rounded = np.array(errors).T
     assert unrounded.max() < 4e-3
-    assert rounded.max() > 0.1, "tiny V scales no longer blow up the rounded normalizer: choose again"
+    assert rounded.max() > 0.1, (
+        "tiny V scales no longer blow up the rounded normalizer: choose again"
+    )
 
 
 def test_the_operator_uses_the_unrounded_normalizer() -> None:

@@ -37,7 +37,9 @@ class Site:
 
     def node(self, index: int) -> NodeProto:
         """Returns the node; input ``x`` of site 3 is called ``x_3``."""
-        names = [f"{spec.name}_{index}" if spec.name in self.inputs else "" for spec in opspec.INPUTS]
+        names = [
+            f"{spec.name}_{index}" if spec.name in self.inputs else "" for spec in opspec.INPUTS
+        ]
         while not names[-1]:
             names.pop()
         return helper.make_node(
@@ -73,7 +75,9 @@ def build_model(sites: Sequence[Site], opset: int) -> tuple[ModelProto, dict[str
             position = opspec.input_index(name)
             node.input.extend([""] * (position + 1 - len(node.input)))
             node.input[position] = f"neutral_{name}_{index}"
-            initializers.append(onnx.numpy_helper.from_array(np.asarray(value), node.input[position]))
+            initializers.append(
+                onnx.numpy_helper.from_array(np.asarray(value), node.input[position])
+            )
         for name, value in site.inputs.items():
             feeds[f"{name}_{index}"] = value
             dims = [f"{name}_{index}_{axis}" for axis in range(value.ndim)]

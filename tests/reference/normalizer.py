@@ -60,7 +60,9 @@ def cases(seed: int = 0) -> Iterator[Case]:
         v[0] *= tiny
         yield Case(f"sink of 6 nats in key 0, its V times {tiny:g}", q, k, v)
     for gain, spread, mean in product((5.0, 6.3, 7.0), (0.05, 1.0), (0.0, 2.0)):
-        name = f"tail {gain:g} nats below one key of each block, spread {spread:g}, mean of V {mean:g}"
+        name = (
+            f"tail {gain:g} nats below one key of each block, spread {spread:g}, mean of V {mean:g}"
+        )
         yield Case(name, *block_sinks(gain, spread, mean))
 
 
