@@ -1,7 +1,8 @@
 """What the function body of a model must serve, summed up over the model's attention nodes.
 
-A runtime knows one body for each operator of a model, and a body cannot ask whether an optional input is there. So the
-body reads the union of the optional inputs that the nodes use, and a node that lacks one gets a neutral input.
+A runtime knows one body for each operator of a model, and a body cannot ask whether an optional
+input is there. So the body reads the union of the optional inputs that the nodes use, and a node
+that lacks one gets a neutral input.
 """
 
 from collections.abc import Iterable
@@ -17,7 +18,8 @@ from qfa_passes.core.formats import Rotation, ScaleMode
 from qfa_passes.errors import UnsupportedModelError
 
 OPTIONAL_INPUTS: Final = ("attn_mask", "attn_bias", "k_mean")
-"""Optional inputs that have a neutral value. Static scales have none: all nodes have them or no node has."""
+"""Optional inputs that have a neutral value. Static scales have none: all nodes have them or no
+node has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,8 @@ class BodyFeatures:
         """Summarizes the QuantFlashAttention nodes of a model.
 
         Raises:
-            UnsupportedModelError: The nodes differ in scale_mode or rotate, so that no single body serves them.
+            UnsupportedModelError: The nodes differ in scale_mode or rotate, so that no single body
+                serves them.
         """
         inputs: set[str] = set()
         causal = False
@@ -67,7 +70,7 @@ class BodyFeatures:
         if len(modes) > 1:
             raise UnsupportedModelError(
                 f"attention nodes of one model use {sorted(modes)}",
-                why="scale_mode and rotate must be the same in all of them, because one function body serves all",
+                why="one function body serves them all, so scale_mode and rotate must agree",
                 hint="choose one scale mode and one rotation for the whole model",
             )
         mode, rotate = modes.pop() if modes else (ScaleMode.DYNAMIC, Rotation.NONE)
@@ -88,7 +91,7 @@ class BodyFeatures:
     def neutral_inputs(
         self, node: NodeProto, kv_num_heads: int, channels: int
     ) -> dict[str, npt.NDArray[np.generic]]:
-        """Returns values for the optional inputs that the body reads and ``node`` lacks, keyed by input name."""
+        """Returns values, by name, for optional inputs that the body reads and ``node`` lacks."""
         neutral: dict[str, npt.NDArray[np.generic]] = {
             "attn_mask": np.array(True),
             "attn_bias": np.array(0, np.float32),

@@ -1,8 +1,9 @@
-"""The function body of `ai.qfa::QuantFlashAttention`: the same mathematics in standard ONNX operators.
+"""The function body of `ai.qfa::QuantFlashAttention`: its mathematics in standard operators.
 
-A model that carries it loads in runtimes that lack our library. Q, K and V are quantized and dequantized as the kernel
-does it; softmax and P V stay in float32. `quant/attention.py` states the mathematics, docs/operator.md the contract.
-Nothing here is a DequantizeLinear: optimizers of runtimes move those, and some move them wrongly.
+A model that carries it loads in runtimes that lack our library. Q, K and V are quantized and
+dequantized as the kernel does it; softmax and P V stay in float32. `quant/attention.py` states the
+mathematics, docs/operator.md the contract. Nothing here is a DequantizeLinear: optimizers of
+runtimes move those, and some move them wrongly.
 """
 
 from dataclasses import dataclass
@@ -31,7 +32,8 @@ def function_body(features: BodyFeatures) -> FunctionProto:
     """Returns the body that serves every node that ``features`` sums up.
 
     Raises:
-        UnsupportedModelError: The opset is out of range, or the rotation has no single or no divisible channel count.
+        UnsupportedModelError: The opset is out of range, or the rotation has no single or no
+            divisible channel count.
     """
     if features.opset not in OPSETS:
         raise UnsupportedModelError(
@@ -109,10 +111,12 @@ def _write_operands(w: BodyWriter, features: BodyFeatures) -> tuple[str, str, st
         _write_round_trip(w, x, f"{letter}_scale" if static else None)
         for letter, x in (("q", query), ("k", key), ("v", value))
     )
-    # A spoiled row of V must not meet the zero weights of queries that cannot see it (0 * NaN is NaN). So the row is
-    # emptied, and its key is spoiled instead: scores of masked keys are replaced, scores of seen keys become NaN.
+    # A spoiled row of V must not meet the zero weights of queries that cannot see it (0 * NaN is
+    # NaN). So the row is emptied, and its key is spoiled instead: scores of masked keys are
+    # replaced, scores of seen keys become NaN.
     clean = w.op("Where", w.op("IsNaN", v.spoil), w.constant(0), v.values)
-    # Where T is 0, ONNX Runtime's reductions keep the extent of the reduced axis; Reshape says what it must be.
+    # Where T is 0, ONNX Runtime's reductions keep the extent of the reduced axis; Reshape says what
+    # it must be.
     column = w.op("Concat", w.extent("value", 0, 3), w.constant([1], np.int64), axis=0)
     v_spoil = w.op("Reshape", v.spoil, column)
     return (
@@ -124,7 +128,7 @@ def _write_operands(w: BodyWriter, features: BodyFeatures) -> tuple[str, str, st
 
 @dataclass(frozen=True, slots=True)
 class _RoundTrip:
-    """Names of a tensor after quantization and of its spoil (.., rows, 1): NaN for rows with NaN or Inf, else 0."""
+    """Names of a quantized tensor and of its spoil: NaN for rows with NaN or Inf, else 0."""
 
     values: str
     spoil: str
@@ -149,7 +153,7 @@ def _write_round_trip(w: BodyWriter, x: str, static_scale: str | None) -> _Round
 
 
 def _write_softmax(w: BodyWriter, features: BodyFeatures, scores: str) -> str:
-    """Writes the weights (B, H, S, T) of scaled scores; masked keys and rows that see nothing get zeros."""
+    """Writes the weights (B, H, S, T) of scaled scores; keys that are not seen get zeros."""
     visible = []
     if features.causal:
         visible.append(_write_causal(w))
@@ -172,7 +176,7 @@ def _write_softmax(w: BodyWriter, features: BodyFeatures, scores: str) -> str:
 
 
 def _write_causal(w: BodyWriter) -> str:
-    """Writes flags (S, T): true where query i may see key j, which is everywhere unless is_causal is set."""
+    """Writes flags (S, T): true where query i may see key j; all true unless is_causal is set."""
     zero, one = w.constant(0, np.int64), w.constant(1, np.int64)
     rows, columns = (
         w.op("Range", zero, w.op("Squeeze", w.extent(name, 2, 3)), one) for name in ("query", "key")

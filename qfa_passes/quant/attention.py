@@ -1,8 +1,8 @@
-"""What `ai.qfa::QuantFlashAttention` computes, in numpy, next to the exact attention that it approximates.
+"""What `ai.qfa::QuantFlashAttention` computes, in numpy, next to the attention it approximates.
 
-`attention_int8` is the definition: kernels and function bodies are held against it. It favours reading over speed and
-memory. Shape letters: B batch, H query heads, Hkv key/value heads, S query length, T key length, D query/key channels,
-Dv value channels.
+`attention_int8` is the definition: kernels and function bodies are held against it. It favours
+reading over speed and memory. Shape letters: B batch, H query heads, Hkv key/value heads, S query
+length, T key length, D query/key channels, Dv value channels.
 """
 
 from dataclasses import dataclass
@@ -88,8 +88,8 @@ def attention_float64(
 ) -> npt.NDArray[np.float64]:
     """Returns softmax(scale Q K^T + bias) V in float64, (B, H, S, Dv).
 
-    A row that sees no key is zero. What K and V hold where a row cannot look has no effect on it; NaN or an infinity in
-    a row of V that it sees makes it NaN.
+    A row that sees no key is zero. What K and V hold where a row cannot look has no effect on it;
+    NaN or an infinity in a row of V that it sees makes it NaN.
     """
     q, k, v = (np.asarray(x, np.float64) for x in (query, key, value))
     group = q.shape[1] // k.shape[1]
@@ -118,10 +118,11 @@ def attention_int8(
     masking: Masking = UNMASKED,
     quantization: Quantization = DYNAMIC,
 ) -> Float:
-    """Returns what the operator computes, (B, H, S, Dv), up to the rounding of single float32 operations.
+    """Returns the operator's output (B, H, S, Dv), but for the rounding of single float32 steps.
 
-    Keys are taken in blocks of 64. Within a block the softmax weights, times the scales of V, are divided by their
-    maximum in the row and rounded to uint8; blocks join in float32. The normalizer sums the weights before rounding.
+    Keys are taken in blocks of 64. Within a block the softmax weights, times the scales of V, are
+    divided by their maximum in the row and rounded to uint8; blocks join in float32. The normalizer
+    sums the weights before rounding.
     """
     q_codes, q_step, k_codes, k_step, v_codes, v_step, factor = _quantize_operands(
         query, key, value, quantization
@@ -138,7 +139,8 @@ def attention_int8(
     for start in range(0, length, KEY_BLOCK):
         block = slice(start, start + KEY_BLOCK)
         k_row, v_row = (step[:, :, None, block, 0] for step in (k_step, v_step))
-        # Sums of products of codes are integers below 2**24 for D <= 1024: exact in float32, in any order.
+        # Sums of products of codes are integers below 2**24 for D <= 1024: exact in float32, in any
+        # order.
         products = q_codes @ k_codes[:, :, block].swapaxes(-1, -2)
         with np.errstate(over="ignore", invalid="ignore"):
             u = products * row_factor * k_row + np.log2(v_row) + bias[..., block]
@@ -159,14 +161,14 @@ def attention_int8(
 
 
 def _finite_or_zero(peak: Float) -> Float:
-    """Returns ``peak`` with 0 for -inf, so that weights of rows that see nothing are 0 and not NaN."""
+    """Returns ``peak``, but 0 for -inf, so that rows that see nothing get weights 0, not NaN."""
     return np.where(np.isneginf(peak), np.float32(0), peak)
 
 
 def _quantize_operands(
     query: npt.ArrayLike, key: npt.ArrayLike, value: npt.ArrayLike, how: Quantization
 ) -> tuple[Float, Float, Float, Float, Float, Float, np.float32]:
-    """Returns codes (as float32) and steps (B, H, rows, 1) of Q, K and V, and the factor that undoes the rotation."""
+    """Returns codes and steps (B, H, rows, 1) of Q, K and V, and the factor to undo a rotation."""
     q, k, v = (np.asarray(x, np.float32) for x in (query, key, value))
     group = q.shape[1] // k.shape[1]
     factor = np.float32(1)
@@ -182,7 +184,7 @@ def _quantize_operands(
 
 
 def _quantize_rows(x: Float, static: npt.ArrayLike | None) -> tuple[Float, Float]:
-    """Returns codes and steps of the rows of ``x`` (B, heads, rows, channels); ``static`` is () or (heads)."""
+    """Returns codes and steps of rows of (B, heads, rows, channels); ``static``: () or (heads)."""
     codes: Codes
     if static is None:
         codes, step = quantize(x)

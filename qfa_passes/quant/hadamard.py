@@ -1,6 +1,7 @@
 """The (block) Walsh-Hadamard transform that spreads outlier channels before quantization.
 
-With H its symmetric matrix and n the block length, H H = n I: rotating both operands of a dot product multiplies it by n.
+With H its symmetric matrix and n the block length, H H = n I: rotating both operands of a dot
+product multiplies it by n.
 """
 
 from typing import Final
@@ -15,7 +16,7 @@ SMALLEST_BLOCK: Final = 8
 
 
 def block_length(channels: int) -> int:
-    """Returns n, the largest power of two that divides ``channels``; the transform works on blocks of n channels.
+    """Returns n, the largest power of two that divides ``channels``.
 
     Raises:
         UnsupportedModelError: n would be below 8.
@@ -31,7 +32,7 @@ def block_length(channels: int) -> int:
 
 
 def transform(x: npt.ArrayLike) -> npt.NDArray[np.float32]:
-    """Applies the unnormalized transform to the last axis, in log2(n) butterfly steps of float32 sums.
+    """Applies the unnormalized transform to the last axis, in log2(n) float32 butterflies.
 
     Args:
         x: Array (..., D).
@@ -52,7 +53,7 @@ def transform(x: npt.ArrayLike) -> npt.NDArray[np.float32]:
 
 
 def matrix(channels: int) -> npt.NDArray[np.int8]:
-    """Returns the transform as a symmetric (D, D) matrix of 1, -1 and, outside the diagonal blocks, 0."""
+    """Returns the transform as a symmetric (D, D) matrix of 1, -1 and, off the blocks, 0."""
     length = block_length(channels)
     block = np.ones((1, 1), np.int8)
     while block.shape[0] < length:

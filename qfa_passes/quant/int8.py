@@ -1,7 +1,7 @@
 """Symmetric int8: codes -127..127, value = code * scale, scale = absmax / 127 over a group.
 
-Rounding is half to even. A group of zeros has scale 1. A group that holds NaN or an infinity has scale NaN and codes 0,
-so that it turns into NaN as a whole and spoils no other group.
+Rounding is half to even. A group of zeros has scale 1. A group that holds NaN or an infinity has
+scale NaN and codes 0, so that it turns into NaN as a whole and spoils no other group.
 """
 
 from enum import StrEnum
@@ -15,7 +15,8 @@ Codes = npt.NDArray[np.int8]
 
 CODE_MAX: Final = 127
 SMALLEST_SCALE: Final = 2.0**-100
-"""Floor of a scale: its inverse stays finite and the product of two scales stays normal in float32."""
+"""Floor of a scale: its inverse stays finite and the product of two scales stays normal in
+float32."""
 
 
 class Granularity(StrEnum):
@@ -40,8 +41,8 @@ class Granularity(StrEnum):
 def group_absmax(x: npt.ArrayLike, granularity: Granularity = Granularity.TOKEN) -> Float:
     """Returns the range that each group's codes span, its axes kept with extent 1.
 
-    It is the largest magnitude, 127 for a group of zeros (so that the scale is 1), at least 127 * 2**-100, and NaN for a
-    group that holds NaN or an infinity.
+    It is the largest magnitude, 127 for a group of zeros (so that the scale is 1), at least 127 *
+    2**-100, and NaN for a group that holds NaN or an infinity.
     """
     values = np.asarray(x, np.float32)
     axes = granularity.axes(values.ndim)
@@ -82,7 +83,8 @@ def quantize_static(x: npt.ArrayLike, scale: npt.ArrayLike) -> tuple[Codes, Floa
         scale: Positive values, broadcastable to ``x`` with channels of extent 1.
 
     Returns:
-        Codes like ``x`` and scales (..., 1): the one given, or NaN for a row that holds NaN or an infinity.
+        Codes like ``x`` and scales (..., 1): the one given, or NaN for a row that holds NaN or an
+        infinity.
     """
     values, steps = np.asarray(x, np.float32), np.asarray(scale, np.float32)
     spoiled = ~np.isfinite(values).all(axis=-1, keepdims=True)

@@ -1,4 +1,4 @@
-"""The function body against the definition of the mathematics, in onnx.reference and ONNX Runtime."""
+"""The function body against the definition, in onnx.reference and ONNX Runtime."""
 
 from itertools import product
 from typing import Any

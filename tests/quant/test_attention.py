@@ -1,4 +1,4 @@
-"""The definition of the operator's mathematics, held against independent attention and against its own contract."""
+"""The definition of the operator against independent attention and its own contract."""
 
 from itertools import product
 

@@ -1,4 +1,4 @@
-"""Why the normalizer sums the weights before rounding: measured against the sum of rounded codes."""
+"""Why the normalizer sums weights before rounding, measured against the other way."""
 
 import numpy as np
 

@@ -20,7 +20,7 @@ def unit_normal(
 
 
 def nmse(actual: npt.ArrayLike, expected: npt.ArrayLike) -> float:
-    """Returns the squared error relative to the squared signal; 0 for arrays that are equal, also if zero or empty."""
+    """Returns the squared error over the squared signal; 0 for equal arrays, even of zeros."""
     x, y = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
     assert x.shape == y.shape
     error, signal = np.sum((x - y) ** 2), np.sum(y**2)

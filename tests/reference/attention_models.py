@@ -61,7 +61,8 @@ class Site:
 def build_model(sites: Sequence[Site], opset: int) -> tuple[ModelProto, dict[str, Array]]:
     """Returns a model of independent sites with one body, and its feeds; every size is symbolic.
 
-    Sites that lack an optional input of the body get the neutral value as an initializer, as the fuse pass does it.
+    Sites that lack an optional input of the body get the neutral value as an initializer, as the
+    fuse pass does it.
     """
     nodes = [site.node(index) for index, site in enumerate(sites)]
     channels = {site.inputs["query"].shape[3] for site in sites}

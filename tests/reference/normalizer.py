@@ -1,8 +1,9 @@
-"""Two normalizers for quantized softmax weights, side by side; `python -m tests.reference.normalizer` prints the table.
+"""Two normalizers for quantized softmax weights; run as a module, it prints their errors.
 
-The weights of a row in a block of 64 keys, times the scales of V, are rounded to uint8. The row is then divided by the sum
-of the weights: either of the weights before rounding, or of the rounded codes, each divided by its V scale again. This is
-an independent float64 calculation; apart from rounding Q, K, V and the weights it is exact.
+The weights of a row in a block of 64 keys, times the scales of V, are rounded to uint8. The row is
+then divided by the sum of the weights: either of the weights before rounding, or of the rounded
+codes, each divided by its V scale again. This is an independent float64 calculation; apart from
+rounding Q, K, V and the weights it is exact.
 """
 
 from collections.abc import Iterator
@@ -43,7 +44,7 @@ def cases(seed: int = 0) -> Iterator[Case]:
         return q * sharpness / np.sqrt(CHANNELS), k, v
 
     def block_sinks(gain: float, spread: float, mean: float) -> tuple[Array, Array, Array]:
-        """Key 0 of each block scores ``gain`` nats above the others, whose scores vary by ``spread``."""
+        """Key 0 of each block scores ``gain`` nats above the rest, which vary by ``spread``."""
         q, k, v = head(2048, spread)
         q[:, 0], k[:, 0] = 1.0, 0.0
         k[::BLOCK, 0] = gain
@@ -72,7 +73,7 @@ def _codes(x: Array) -> tuple[Array, Array]:
 
 
 def both_normalizers(case: Case) -> tuple[Array, Array]:
-    """Returns the outputs (S, D) divided by the sum of unrounded weights, and by the sum of rounded ones."""
+    """Returns outputs (S, D) divided by the sum of unrounded and of rounded weights."""
     (qc, qs), (kc, ks), (vc, vs) = (_codes(x) for x in (case.query, case.key, case.value))
     scores = (qc * qs) @ (kc * ks).T
     scores -= scores.max(axis=-1, keepdims=True)
