@@ -1,4 +1,4 @@
-"""Where text goes: results to stdout, progress and messages to stderr, colours only to a terminal."""
+"""Where text goes: results to stdout, messages to stderr, colours only to a terminal."""
 
 import os
 import sys

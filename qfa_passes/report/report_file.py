@@ -1,12 +1,11 @@
 """report.json: what `optimize` did, next to its output."""
 
-import secrets
 from pathlib import Path
 from typing import Any, Final
 
 from qfa_passes.core.outcome import Report, SiteStatus
-from qfa_passes.core.printable import printable
-from qfa_passes.errors import QfaError, SaveError
+from qfa_passes.core.small_file import write_whole
+from qfa_passes.errors import QfaError
 from qfa_passes.report.json_text import plain, to_json
 
 REPORT_VERSION: Final = 1
@@ -52,16 +51,4 @@ def write_report(report: Report, path: Path, error: QfaError | None = None) -> N
     Raises:
         SaveError: The folder cannot be written.
     """
-    text = to_json(report_document(report, error)) + "\n"
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
-    try:
-        try:
-            with temporary.open("x", encoding="utf-8") as stream:
-                stream.write(text)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as problem:
-        raise SaveError(
-            f"'{printable(str(path))}' cannot be written", why=problem.strerror or ""
-        ) from problem
+    write_whole(path, (to_json(report_document(report, error)) + "\n").encode())

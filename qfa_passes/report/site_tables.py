@@ -90,7 +90,7 @@ def matched_table(found: Iterable[AttentionSite | Refusal]) -> Table:
 
 
 def heads(site: AttentionSite) -> str:
-    """Returns ``9:3`` for 9 query heads that share 3 key/value heads, ``12`` if all have their own."""
+    """Returns ``9:3`` if 9 query heads share 3 key/value heads, ``12`` if each has its own."""
     if site.num_heads == site.kv_num_heads:
         return str(site.num_heads)
     return f"{site.num_heads}:{site.kv_num_heads}"

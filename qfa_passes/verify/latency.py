@@ -1,4 +1,4 @@
-"""How long two models take for the same input, timed in turns so that both meet the same machine."""
+"""How long two models take for the same input, timed in turns: both meet the same machine."""
 
 import statistics
 import time

@@ -1,0 +1,1 @@
+"""Which format where: the plan and its file."""
