@@ -1,0 +1,92 @@
+#include "attention/attend.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "attention/masking.h"
+#include "attention/rows.h"
+
+namespace qfa {
+namespace {
+
+// State of the online softmax, one entry per lane.
+struct Lanes {
+  alignas(64) float query_scale[kLanes];
+  alignas(64) float running_max[kLanes];
+  alignas(64) float running_sum[kLanes];
+  alignas(64) float keep[kLanes];
+  alignas(64) float gain[kLanes];
+  alignas(64) int32_t limits[kLanes];
+};
+
+void start(Lanes& lanes, float* output, int64_t channels) {
+  for (int lane = 0; lane < kLanes; ++lane) {
+    lanes.running_max[lane] = -INFINITY;
+    lanes.running_sum[lane] = 0.0f;
+  }
+  memset(output, 0, static_cast<size_t>(channels * kLanes) * sizeof(float));
+}
+
+// Limits of the lanes within a block, or null when every row sees all of its 64 keys.
+const int32_t* block_limits(const Reach& reach, int64_t first, Lanes& lanes) {
+  if (reach.least >= first + kKeyBlock) return nullptr;
+  for (int lane = 0; lane < kLanes; ++lane) {
+    const int64_t left = reach.limit[lane] - first;
+    lanes.limits[lane] = static_cast<int32_t>(left < 0 ? 0 : (left < kKeyBlock ? left : kKeyBlock));
+  }
+  return lanes.limits;
+}
+
+}  // namespace
+
+void attend(const Plan& plan, const Kernels& kernels, int64_t kv_head, int64_t query_block,
+            const HeadCodes& codes, const WorkerScratch& scratch) {
+  const QueryRows rows = query_rows(plan, kv_head, query_block);
+  const int vectors = rows.count > kVectorLanes ? 2 : 1;
+  const Reach reach = reach_of(plan, rows);
+  Lanes lanes;
+  start(lanes, scratch.output, plan.value_channels);
+  encode_queries(plan, kernels, rows, scratch, lanes.query_scale);
+
+  for (int64_t first = 0; first < reach.most; first += kKeyBlock) {
+    const int64_t left = reach.most - first;
+    const int64_t count = left < kKeyBlock ? left : kKeyBlock;
+    const TileKind kind = read_tile(plan, rows, first, count, scratch.tile);
+    // Leaving a block out is neutral: its weights would all be zero, and it would keep everything.
+    if (kind == TileKind::kHidden) continue;
+
+    SoftmaxBlock block;
+    block.keys = static_cast<int>((count + 15) / 16 * 16);
+    block.vectors = vectors;
+    block.scores = scratch.scores;
+    block.correction = codes.correction + first;
+    block.query_scale = lanes.query_scale;
+    block.key_scale = codes.key_scale + first;
+    block.value_log2 = codes.value_log2 + first;
+    block.value_inverse = codes.value_inverse + first;
+    block.limits = block_limits(reach, first, lanes);
+    block.bias = kind == TileKind::kMixed ? scratch.tile : nullptr;
+    block.weights = scratch.weights;
+    block.running_max = lanes.running_max;
+    block.running_sum = lanes.running_sum;
+    block.keep = lanes.keep;
+    block.gain = lanes.gain;
+
+    kernels.scores(codes.keys + first * plan.code_stride, plan.code_stride, plan.code_groups,
+                   scratch.queries, block.keys, vectors, scratch.scores);
+    kernels.softmax(block);
+    kernels.accumulate(codes.values + first * plan.value_channels, plan.value_channels,
+                       scratch.weights, block.keys, lanes.keep, lanes.gain, vectors,
+                       scratch.output);
+  }
+
+  // Weights are codes of 1/255. A sum of zero means that the row saw no key.
+  alignas(64) float factor[kLanes];
+  for (int lane = 0; lane < kLanes; ++lane) {
+    const float sum = lanes.running_sum[lane];
+    factor[lane] = sum == 0.0f ? 0.0f : 1.0f / (255.0f * sum);
+  }
+  store_rows(plan, kernels, rows, factor, vectors, scratch);
+}
+
+}  // namespace qfa

@@ -1,0 +1,120 @@
+#include "attention/plan.h"
+
+#include <inttypes.h>
+
+#include "attention/rotation.h"
+#include "attention/status.h"
+
+namespace qfa {
+namespace {
+
+constexpr int64_t kMostWorkers = 1024;
+// Short heads are quantized several at a time, so that workers meet less often; this much stays in
+// a core's private cache.
+constexpr int64_t kCachedBytes = 512 * 1024;
+
+int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
+int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+
+// Hands out 64-byte aligned pieces; with a null start it only counts.
+class Cutter {
+ public:
+  explicit Cutter(char* start) : start_(start) {}
+
+  template <typename T>
+  T* take(int64_t count) {
+    char* piece = start_ == nullptr ? nullptr : start_ + used_;
+    used_ += round_up(count * static_cast<int64_t>(sizeof(T)), 64);
+    return reinterpret_cast<T*>(piece);
+  }
+
+  int64_t used() const { return used_; }
+
+ private:
+  char* start_;
+  int64_t used_ = 0;
+};
+
+HeadCodes cut_head(const Plan& p, Cutter& cutter) {
+  const int64_t keys = p.key_blocks * kKeyBlock;
+  HeadCodes h;
+  h.keys = cutter.take<int8_t>(keys * p.code_stride);
+  h.values = cutter.take<int8_t>(keys * p.value_channels);
+  h.correction = cutter.take<int32_t>(keys);
+  h.key_scale = cutter.take<float>(keys);
+  h.value_log2 = cutter.take<float>(keys);
+  h.value_inverse = cutter.take<float>(keys);
+  return h;
+}
+
+WorkerScratch cut_worker(const Plan& p, Cutter& cutter) {
+  WorkerScratch w;
+  w.row = cutter.take<float>(larger(p.request.qk_channels, p.request.v_channels));
+  w.codes = cutter.take<int8_t>(kKeyBlock * larger(p.code_stride, p.value_channels));
+  w.queries = cutter.take<uint8_t>(p.code_stride * kLanes);
+  w.scores = cutter.take<int32_t>(kKeyBlock * kLanes);
+  w.tile = cutter.take<float>(kKeyBlock * kLanes);
+  w.weights = cutter.take<uint8_t>(kKeyBlock * kLanes);
+  w.output = cutter.take<float>(p.value_channels * kLanes);
+  w.rows = cutter.take<float>(p.value_channels * kLanes);
+  return w;
+}
+
+}  // namespace
+
+HeadCodes head_codes_at(const Plan& plan, char* memory) {
+  Cutter cutter(memory);
+  return cut_head(plan, cutter);
+}
+
+WorkerScratch worker_scratch_at(const Plan& plan, char* memory) {
+  Cutter cutter(memory);
+  return cut_worker(plan, cutter);
+}
+
+qfa_status make_plan(const qfa_attention& request, int64_t threads, Plan* plan) {
+  Plan& p = *plan;
+  p.request = request;
+  p.sharing = request.heads / request.kv_heads;
+  p.code_stride = round_up(request.qk_channels, kCodePad);
+  p.code_groups = (request.qk_channels + 3) / 4;
+  p.value_channels = round_up(request.v_channels, kChannelPad);
+  p.key_blocks = round_up(request.key_length, kKeyBlock) / kKeyBlock;
+  p.rows_per_head = p.sharing * request.query_length;
+  p.query_blocks = round_up(p.rows_per_head, kLanes) / kLanes;
+  p.kv_heads_total = request.batch * request.kv_heads;
+  p.rotation_block =
+      request.rotation == QFA_ROTATE_HADAMARD ? hadamard_block(request.qk_channels) : 0;
+  constexpr double kLog2OfE = 1.4426950408889634;
+  const double rotated = p.rotation_block == 0 ? 1.0 : static_cast<double>(p.rotation_block);
+  p.score_factor = static_cast<float>(static_cast<double>(request.scale) * kLog2OfE / rotated);
+
+  // More workers than pieces of work would only cost memory.
+  const int64_t per_head = larger(p.query_blocks, p.key_blocks);
+  const int64_t pieces =
+      p.kv_heads_total > kMostWorkers / per_head ? kMostWorkers : p.kv_heads_total * per_head;
+  p.workers = smaller(larger(threads, 1), larger(pieces, 1));
+
+  Cutter head(nullptr), worker(nullptr);
+  cut_head(p, head);
+  cut_worker(p, worker);
+  const int64_t cached = head.used() == 0 ? p.kv_heads_total : kCachedBytes / head.used();
+  p.heads_at_once = smaller(p.kv_heads_total, larger(p.workers, cached));
+  int64_t heads_total, workers_total, total;
+  if (__builtin_mul_overflow(head.used(), p.heads_at_once, &heads_total) ||
+      __builtin_mul_overflow(worker.used(), p.workers, &workers_total) ||
+      __builtin_add_overflow(heads_total, workers_total, &total)) {
+    return fail(QFA_INVALID_SHAPE,
+                "scratch memory overflows: %" PRId64 " heads of %" PRId64 " bytes (T %" PRId64
+                ", D %" PRId64 ", Dv %" PRId64 ")",
+                p.heads_at_once, head.used(), request.key_length, request.qk_channels,
+                request.v_channels);
+  }
+  p.head_bytes = static_cast<size_t>(head.used());
+  p.worker_bytes = static_cast<size_t>(worker.used());
+  p.scratch_bytes = static_cast<size_t>(total);
+  return QFA_OK;
+}
+
+}  // namespace qfa

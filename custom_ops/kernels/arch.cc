@@ -1,0 +1,125 @@
+#include "kernels/arch.h"
+
+#include <string.h>
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+#endif
+
+namespace qfa {
+namespace {
+
+#if defined(__x86_64__)
+
+struct Registers {
+  uint32_t a, b, c, d;
+};
+
+Registers cpuid(uint32_t leaf, uint32_t subleaf) {
+  Registers r = {0, 0, 0, 0};
+  if (!__get_cpuid_count(leaf, subleaf, &r.a, &r.b, &r.c, &r.d)) r = {0, 0, 0, 0};
+  return r;
+}
+
+// Which register files the operating system saves on a task switch.
+uint64_t enabled_state() {
+  uint32_t low, high;
+  __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  return (static_cast<uint64_t>(high) << 32) | low;
+}
+
+// Linux hands out tile data per process and on request; without it the first tile load faults.
+bool request_tile_permission() {
+#if defined(__linux__) && defined(SYS_arch_prctl)
+  constexpr int kRequestPermission = 0x1023;
+  constexpr int kTileData = 18;
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
+
+uint32_t detect() {
+  const auto has = [](uint32_t word, int bit) { return ((word >> bit) & 1u) != 0; };
+  const Registers basic = cpuid(1, 0);
+  const Registers extended = cpuid(7, 0);
+  const bool os_saves_vectors = has(basic.c, 27);
+  if (!os_saves_vectors) return 0;
+  const uint64_t state = enabled_state();
+  constexpr uint64_t kYmm = 0x6, kZmm = 0xe6, kTiles = 0x60000;
+
+  uint32_t features = 0;
+  const bool fma = has(basic.c, 12), f16c = has(basic.c, 29), avx2 = has(extended.b, 5);
+  if ((state & kYmm) != kYmm || !fma || !f16c || !avx2) return features;
+  features |= kFeatureAvx2;
+
+  const bool avx512 = has(extended.b, 16) && has(extended.b, 17) && has(extended.b, 30) &&
+                      has(extended.b, 31) && has(extended.c, 11);
+  if ((state & kZmm) != kZmm || !avx512) return features;
+  features |= kFeatureAvx512Vnni;
+
+  const bool amx = has(extended.d, 24) && has(extended.d, 25);
+  if ((state & kTiles) != kTiles || !amx || !request_tile_permission()) return features;
+  return features | kFeatureAmxInt8;
+}
+
+#else
+
+uint32_t detect() { return 0; }
+
+#endif
+
+constexpr struct {
+  qfa_isa isa;
+  const char* name;
+  uint32_t needs;
+} kInstructionSets[] = {
+    {QFA_ISA_SCALAR, "scalar", 0},
+    {QFA_ISA_AVX2, "avx2", kFeatureAvx2},
+    {QFA_ISA_AVX512VNNI, "avx512vnni", kFeatureAvx2 | kFeatureAvx512Vnni},
+    {QFA_ISA_AMXINT8, "amxint8", kFeatureAvx2 | kFeatureAvx512Vnni | kFeatureAmxInt8},
+};
+
+}  // namespace
+
+uint32_t supported_features() {
+  static const uint32_t features = detect();
+  return features;
+}
+
+bool is_isa_supported(qfa_isa isa, uint32_t features) {
+  for (const auto& set : kInstructionSets) {
+    if (set.isa == isa) return (features & set.needs) == set.needs;
+  }
+  return false;
+}
+
+qfa_isa best_isa(uint32_t features) {
+  qfa_isa best = QFA_ISA_SCALAR;
+  for (const auto& set : kInstructionSets) {
+    if (is_isa_supported(set.isa, features)) best = set.isa;
+  }
+  return best;
+}
+
+qfa_isa isa_from_name(const char* name) {
+  for (const auto& set : kInstructionSets) {
+    if (strcmp(set.name, name) == 0) return set.isa;
+  }
+  return QFA_ISA_AUTO;
+}
+
+}  // namespace qfa
+
+extern "C" const char* qfa_isa_name(qfa_isa isa) {
+  for (const auto& set : qfa::kInstructionSets) {
+    if (set.isa == isa) return set.name;
+  }
+  return nullptr;
+}
+
+extern "C" int32_t qfa_isa_usable(qfa_isa isa) { return qfa::is_isa_supported(isa) ? 1 : 0; }

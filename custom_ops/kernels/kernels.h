@@ -1,0 +1,139 @@
+// What every kernel of this library computes, as function types and the records that they share.
+//
+// A kernel has a kind (what it computes) and an instruction set (how). kernels.inc holds one line
+// per kernel; the dispatch table, the tests and the benchmark are all made from those lines.
+//
+// Every kernel of one kind returns the same bits on every instruction set: the order of each
+// floating-point operation is part of the contract, and products are added with a fused
+// multiply-add exactly where these comments say fma.
+#ifndef QFA_KERNELS_KERNELS_H_
+#define QFA_KERNELS_KERNELS_H_
+
+#include <stdint.h>
+
+#include "qfa/qfa.h"
+
+namespace qfa {
+
+// Queries travel side by side, one per vector lane: a query block has kLanes of them. Kernels that
+// take `vectors` work on the first 16 * vectors lanes only (vectors is 1 or 2); pitches never
+// change.
+inline constexpr int kLanes = 32;
+inline constexpr int kVectorLanes = 16;
+inline constexpr int kKeyBlock = QFA_KEY_BLOCK;
+
+// Rows of int8 codes are padded with zeros to this many bytes, channels of V to kChannelPad.
+inline constexpr int kCodePad = 64;
+inline constexpr int kChannelPad = 16;
+
+// Four consecutive channels (or keys) of one lane form one 32-bit group of the packed operand:
+// packed[group][lane][4], kGroupBytes per group.
+inline constexpr int kGroupBytes = kLanes * 4;
+
+struct RowCodes {
+  float scale;  // value of one code step; NaN when the row holds a NaN or an infinity
+  int32_t sum;  // of all codes
+};
+
+// One block of up to 64 keys against one block of query lanes. `keys` is a multiple of 16.
+struct SoftmaxBlock {
+  int keys;
+  int vectors;
+  int32_t* scores;             // [keys][kLanes] in: K codes times (Q codes + 128); out: scratch
+  const int32_t* correction;   // [keys] added to the scores: -128 * sum of the key's codes
+  const float* query_scale;    // [kLanes] score scale of each query, log2(e) included
+  const float* key_scale;      // [keys]
+  const float* value_log2;     // [keys] log2 of the value scale
+  const float* value_inverse;  // [keys] 1 / value scale
+  const int32_t* limits;       // null, or [kLanes]: keys at or beyond the limit are masked
+  const float* bias;           // null, or [keys][kLanes]: added to the scores; -inf masks
+  uint8_t* weights;            // [16][kLanes][4] out: rint(255 * y), zero beyond `keys`
+  float* running_max;          // [kLanes] in and out, starts at -inf
+  float* running_sum;          // [kLanes] in and out, starts at 0
+  float* keep;                 // [kLanes] out: factor of what was accumulated before
+  float* gain;                 // [kLanes] out: factor of this block's products
+};
+
+// row[i] = float(source[i]) - mean[i]; mean may be null. source and mean may be unaligned.
+using load_float_row_fn = void(const void* source, const float* mean, int64_t count, float* row);
+using load_half_row_fn = void(const void* source, const float* mean, int64_t count, float* row);
+
+// Unnormalised Walsh-Hadamard transform of each run of `block` values, block a power of two in
+// 8..count. Butterflies of distance 1, 2, 4, ... in this order: (a, b) -> (a + b, a - b).
+using rotate_row_fn = void(float* row, int64_t count, int64_t block);
+
+// Codes of one row. static_scale 0: the scale is absmax / 127, at least kSmallestScale, 0 for a row
+// of zeros, and codes are rint(x * (127 / absmax)); else codes are rint(x / static_scale). Codes
+// are clamped to -127..127, and are all 0 where the scale is NaN.
+using quantize_row_fn = RowCodes(const float* row, int64_t count, float static_scale,
+                                 int8_t* codes);
+
+// columns[c][j] = rows[j][c] for 64 rows and `channels` (a multiple of 16) columns.
+using transpose_codes_fn = void(const int8_t* rows, int64_t row_stride, int64_t channels,
+                                int8_t* columns);
+
+// scores[j][lane] = sum over 4 * groups channels of keys[j][c] * queries[c / 4][lane][c % 4],
+// signed times unsigned, exact. Key rows are zero from 4 * groups to the next multiple of 64, where
+// queries may hold anything.
+using scores_fn = void(const int8_t* keys, int64_t key_stride, int64_t groups,
+                       const uint8_t* queries, int key_count, int vectors, int32_t* scores);
+
+// t = float(score + correction) * query_scale; u = fma(t, key_scale, value_log2);
+// with bias u = fma(bias, log2(e), u); masked entries are then replaced by -inf.
+// m = max of u; y = exp2(u - m), 0 below 2^-126; weight = low byte of fma(y, 255, 2^23);
+// block_sum = fma(y, value_inverse, block_sum) in key order; M' = max(M, m);
+// keep = exp2(M - M'), gain = exp2(m - M'); sum = fma(sum, keep, gain * block_sum).
+// Where M' is -inf both exponents are taken against 0 instead.
+using softmax_fn = void(const SoftmaxBlock& block);
+
+// output[c][lane] = fma(gain[lane], float(p), output[c][lane] * keep[lane]), where p is the exact
+// sum over keys of values[c][key] * weights[key / 4][lane][key % 4]. values has rows of 64 codes;
+// channels is a multiple of 16; weights beyond key_count (a multiple of 16) are zero.
+using accumulate_fn = void(const int8_t* values, int64_t channels, const uint8_t* weights,
+                           int key_count, const float* keep, const float* gain, int vectors,
+                           float* output);
+
+// rows[lane][c] = output[c][lane] * factor[lane] + 0, so that no zero is negative.
+using finish_rows_fn = void(const float* output, int64_t channels, const float* factor, int vectors,
+                            float* rows);
+
+// target[i] = half(row[i]), round to nearest even. target may be unaligned.
+using store_half_row_fn = void(const float* row, int64_t count, void* target);
+
+// Called by each worker before its first and after its last kernel: state of the processor.
+using begin_work_fn = void();
+using end_work_fn = void();
+
+inline constexpr float kSmallestScale = 0x1p-100f;
+
+#define QFA_FOR_EACH_KERNEL_KIND(X) \
+  X(load_float_row)                 \
+  X(load_half_row)                  \
+  X(rotate_row)                     \
+  X(quantize_row)                   \
+  X(transpose_codes)                \
+  X(scores)                         \
+  X(softmax)                        \
+  X(accumulate)                     \
+  X(finish_rows)                    \
+  X(store_half_row)                 \
+  X(begin_work)                     \
+  X(end_work)
+
+// One kernel of each kind: what a run of the operator uses.
+struct Kernels {
+#define QFA_MEMBER(kind) kind##_fn* kind;
+  QFA_FOR_EACH_KERNEL_KIND(QFA_MEMBER)
+#undef QFA_MEMBER
+};
+
+#define QFA_KERNEL(kind, isa) extern kind##_fn kind##_##isa;
+#include "kernels/kernels.inc"
+#undef QFA_KERNEL
+
+// The best kernel of each kind that `isa` may use. Does not ask whether this processor has it.
+Kernels kernels_for(qfa_isa isa);
+
+}  // namespace qfa
+
+#endif  // QFA_KERNELS_KERNELS_H_

@@ -1,0 +1,102 @@
+// The three steps on a block of keys, in plain C++: scores, softmax, accumulation.
+#include <math.h>
+#include <string.h>
+
+#include <bit>
+
+#include "kernels/exp2.h"
+#include "kernels/kernels.h"
+
+namespace qfa {
+namespace {
+
+float exp2_of_nonpositive(float x) {
+  if (x < kExp2Floor) return 0.0f;
+  if (x != x) return x;
+  const float whole = nearbyintf(x);
+  const float f = x - whole;
+  float p = fmaf(kExp2C5, f, kExp2C4);
+  p = fmaf(p, f, kExp2C3);
+  p = fmaf(p, f, kExp2C2);
+  p = fmaf(p, f, kExp2C1);
+  p = fmaf(p, f, 1.0f);
+  const auto exponent = static_cast<uint32_t>(static_cast<int32_t>(whole)) << 23;
+  return std::bit_cast<float>(std::bit_cast<uint32_t>(p) + exponent);
+}
+
+float exponent_of(const SoftmaxBlock& b, int key, int lane) {
+  const float t =
+      static_cast<float>(b.scores[key * kLanes + lane] + b.correction[key]) * b.query_scale[lane];
+  float u = fmaf(t, b.key_scale[key], b.value_log2[key]);
+  if (b.bias != nullptr) {
+    const float bias = b.bias[key * kLanes + lane];
+    u = bias == -INFINITY ? -INFINITY : fmaf(bias, kLog2E, u);
+  }
+  const bool beyond = b.limits != nullptr && key >= b.limits[lane];
+  return beyond ? -INFINITY : u;
+}
+
+uint8_t weight_code(float y) {
+  if (y != y) return 0;  // the lane is NaN whatever the code
+  return static_cast<uint8_t>(std::bit_cast<uint32_t>(fmaf(y, 255.0f, 0x1p23f)));
+}
+
+}  // namespace
+
+void scores_scalar(const int8_t* keys, int64_t key_stride, int64_t groups, const uint8_t* queries,
+                   int key_count, int vectors, int32_t* scores) {
+  for (int j = 0; j < key_count; ++j) {
+    const int8_t* key = keys + j * key_stride;
+    for (int lane = 0; lane < vectors * kVectorLanes; ++lane) {
+      int32_t sum = 0;
+      for (int64_t g = 0; g < groups; ++g) {
+        const uint8_t* query = queries + g * kGroupBytes + lane * 4;
+        for (int i = 0; i < 4; ++i) sum += key[4 * g + i] * query[i];
+      }
+      scores[j * kLanes + lane] = sum;
+    }
+  }
+}
+
+void softmax_scalar(const SoftmaxBlock& b) {
+  memset(b.weights, 0, kKeyBlock * kLanes);
+  for (int lane = 0; lane < b.vectors * kVectorLanes; ++lane) {
+    float largest = -INFINITY;
+    for (int j = 0; j < b.keys; ++j) {
+      const float u = exponent_of(b, j, lane);
+      if (u > largest) largest = u;
+    }
+    // A lane that sees nothing here has every u = -inf; measured against 0 its weights are zero.
+    const float reference = largest == -INFINITY ? 0.0f : largest;
+    float sum = 0.0f;
+    for (int j = 0; j < b.keys; ++j) {
+      const float y = exp2_of_nonpositive(exponent_of(b, j, lane) - reference);
+      sum = fmaf(y, b.value_inverse[j], sum);
+      b.weights[(j / 4) * kGroupBytes + lane * 4 + j % 4] = weight_code(y);
+    }
+    const float before = b.running_max[lane];
+    const float joined = largest > before ? largest : before;
+    const float base = joined == -INFINITY ? 0.0f : joined;
+    b.keep[lane] = exp2_of_nonpositive(before - base);
+    b.gain[lane] = exp2_of_nonpositive(largest - base);
+    b.running_max[lane] = joined;
+    b.running_sum[lane] = fmaf(b.running_sum[lane], b.keep[lane], b.gain[lane] * sum);
+  }
+}
+
+void accumulate_scalar(const int8_t* values, int64_t channels, const uint8_t* weights,
+                       int key_count, const float* keep, const float* gain, int vectors,
+                       float* output) {
+  for (int64_t c = 0; c < channels; ++c) {
+    for (int lane = 0; lane < vectors * kVectorLanes; ++lane) {
+      int32_t product = 0;
+      for (int j = 0; j < key_count; ++j) {
+        product += values[c * kKeyBlock + j] * weights[(j / 4) * kGroupBytes + lane * 4 + j % 4];
+      }
+      float& target = output[c * kLanes + lane];
+      target = fmaf(gain[lane], static_cast<float>(product), target * keep[lane]);
+    }
+  }
+}
+
+}  // namespace qfa

@@ -1,0 +1,134 @@
+// Integer products with VNNI: 8 rows by 32 (or 16) lanes of int32 stay in registers.
+#include <immintrin.h>
+
+#include "kernels/kernels.h"
+
+namespace qfa {
+namespace {
+
+constexpr int kRows = 8;
+
+// product[r][v] = sum over groups of four codes of rows[r] times packed[group][lane].
+template <int vectors>
+inline __attribute__((always_inline)) void multiply(const int8_t* rows, int64_t row_stride,
+                                                    const uint8_t* packed, int64_t groups,
+                                                    __m512i (&product)[kRows][vectors]) {
+  for (int r = 0; r < kRows; ++r) {
+    for (int v = 0; v < vectors; ++v) product[r][v] = _mm512_setzero_si512();
+  }
+  for (int64_t g = 0; g < groups; ++g) {
+    __m512i lanes[vectors];
+    for (int v = 0; v < vectors; ++v) {
+      lanes[v] = _mm512_loadu_si512(packed + g * kGroupBytes + v * 64);
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) {
+      int32_t four;
+      __builtin_memcpy(&four, rows + r * row_stride + 4 * g, 4);
+      const __m512i row = _mm512_set1_epi32(four);
+      for (int v = 0; v < vectors; ++v) {
+        product[r][v] = _mm512_dpbusd_epi32(product[r][v], lanes[v], row);
+      }
+    }
+  }
+}
+
+template <int vectors>
+void scores_of(const int8_t* keys, int64_t key_stride, int64_t groups, const uint8_t* queries,
+               int key_count, int32_t* scores) {
+  for (int j = 0; j < key_count; j += kRows) {
+    __m512i product[kRows][vectors];
+    multiply<vectors>(keys + j * key_stride, key_stride, queries, groups, product);
+    for (int r = 0; r < kRows; ++r) {
+      for (int v = 0; v < vectors; ++v) {
+        _mm512_storeu_si512(scores + (j + r) * kLanes + v * kVectorLanes, product[r][v]);
+      }
+    }
+  }
+}
+
+template <int vectors>
+void accumulate_into(const int8_t* values, int64_t channels, const uint8_t* weights, int key_count,
+                     const float* keep, const float* gain, float* output) {
+  __m512 kept[vectors], gained[vectors];
+  for (int v = 0; v < vectors; ++v) {
+    kept[v] = _mm512_loadu_ps(keep + v * kVectorLanes);
+    gained[v] = _mm512_loadu_ps(gain + v * kVectorLanes);
+  }
+  for (int64_t c = 0; c < channels; c += kRows) {
+    __m512i product[kRows][vectors];
+    multiply<vectors>(values + c * kKeyBlock, kKeyBlock, weights, key_count / 4, product);
+    for (int r = 0; r < kRows; ++r) {
+      for (int v = 0; v < vectors; ++v) {
+        float* target = output + (c + r) * kLanes + v * kVectorLanes;
+        const __m512 old = _mm512_mul_ps(_mm512_loadu_ps(target), kept[v]);
+        const __m512 added = _mm512_cvtepi32_ps(product[r][v]);
+        _mm512_storeu_ps(target, _mm512_fmadd_ps(gained[v], added, old));
+      }
+    }
+  }
+}
+
+// Transposes 16 x 16 floats held in 16 vectors.
+inline __attribute__((always_inline)) void transpose(__m512 (&x)[16]) {
+  __m512 y[16];
+  for (int i = 0; i < 16; i += 2) {
+    y[i] = _mm512_unpacklo_ps(x[i], x[i + 1]);
+    y[i + 1] = _mm512_unpackhi_ps(x[i], x[i + 1]);
+  }
+  for (int i = 0; i < 16; i += 4) {
+    x[i] = _mm512_shuffle_ps(y[i], y[i + 2], 0x44);
+    x[i + 1] = _mm512_shuffle_ps(y[i], y[i + 2], 0xee);
+    x[i + 2] = _mm512_shuffle_ps(y[i + 1], y[i + 3], 0x44);
+    x[i + 3] = _mm512_shuffle_ps(y[i + 1], y[i + 3], 0xee);
+  }
+  for (int i = 0; i < 4; ++i) {
+    for (int half = 0; half < 16; half += 8) {
+      y[half + i] = _mm512_shuffle_f32x4(x[half + i], x[half + 4 + i], 0x88);
+      y[half + 4 + i] = _mm512_shuffle_f32x4(x[half + i], x[half + 4 + i], 0xdd);
+    }
+  }
+  for (int i = 0; i < 8; ++i) {
+    x[i] = _mm512_shuffle_f32x4(y[i], y[8 + i], 0x88);
+    x[8 + i] = _mm512_shuffle_f32x4(y[i], y[8 + i], 0xdd);
+  }
+}
+
+}  // namespace
+
+void scores_avx512vnni(const int8_t* keys, int64_t key_stride, int64_t groups,
+                       const uint8_t* queries, int key_count, int vectors, int32_t* scores) {
+  if (vectors == 1) {
+    scores_of<1>(keys, key_stride, groups, queries, key_count, scores);
+  } else {
+    scores_of<2>(keys, key_stride, groups, queries, key_count, scores);
+  }
+}
+
+void accumulate_avx512vnni(const int8_t* values, int64_t channels, const uint8_t* weights,
+                           int key_count, const float* keep, const float* gain, int vectors,
+                           float* output) {
+  if (vectors == 1) {
+    accumulate_into<1>(values, channels, weights, key_count, keep, gain, output);
+  } else {
+    accumulate_into<2>(values, channels, weights, key_count, keep, gain, output);
+  }
+}
+
+void finish_rows_avx512vnni(const float* output, int64_t channels, const float* factor, int vectors,
+                            float* rows) {
+  for (int lane = 0; lane < vectors * kVectorLanes; lane += kVectorLanes) {
+    const __m512 by = _mm512_loadu_ps(factor + lane);
+    for (int64_t c = 0; c < channels; c += 16) {
+      __m512 x[16];
+      for (int i = 0; i < 16; ++i) {
+        const __m512 value = _mm512_loadu_ps(output + (c + i) * kLanes + lane);
+        x[i] = _mm512_add_ps(_mm512_mul_ps(value, by), _mm512_setzero_ps());
+      }
+      transpose(x);
+      for (int i = 0; i < 16; ++i) _mm512_storeu_ps(rows + (lane + i) * channels + c, x[i]);
+    }
+  }
+}
+
+}  // namespace qfa

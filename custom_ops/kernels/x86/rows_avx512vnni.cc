@@ -1,0 +1,113 @@
+// Rows in and out with AVX-512: masked loads and stores touch no byte outside a row.
+#include <immintrin.h>
+
+#include "kernels/kernels.h"
+
+namespace qfa {
+namespace {
+
+__mmask16 first(int64_t count) {
+  return count >= 16 ? static_cast<__mmask16>(0xffff) : static_cast<__mmask16>((1u << count) - 1u);
+}
+
+const char* at(const void* base, int64_t bytes) { return static_cast<const char*>(base) + bytes; }
+
+void subtract_mean_and_store(__m512 value, const float* mean, __mmask16 live, int64_t i,
+                             float* row) {
+  if (mean != nullptr) value = _mm512_sub_ps(value, _mm512_maskz_loadu_ps(live, at(mean, 4 * i)));
+  _mm512_mask_storeu_ps(row + i, live, value);
+}
+
+// Partners of a butterfly within one vector are exchanged, then the upper one of each pair takes
+// the difference.
+__m512 butterfly(__m512 x, __m512 partner, __mmask16 upper) {
+  return _mm512_mask_sub_ps(_mm512_add_ps(x, partner), upper, partner, x);
+}
+
+}  // namespace
+
+void load_float_row_avx512vnni(const void* source, const float* mean, int64_t count, float* row) {
+  for (int64_t i = 0; i < count; i += 16) {
+    const __mmask16 live = first(count - i);
+    const __m512 value = _mm512_maskz_loadu_ps(live, at(source, 4 * i));
+    subtract_mean_and_store(value, mean, live, i, row);
+  }
+}
+
+void load_half_row_avx512vnni(const void* source, const float* mean, int64_t count, float* row) {
+  for (int64_t i = 0; i < count; i += 16) {
+    const __mmask16 live = first(count - i);
+    const __m512 value = _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(live, at(source, 2 * i)));
+    subtract_mean_and_store(value, mean, live, i, row);
+  }
+}
+
+void rotate_row_avx512vnni(float* row, int64_t count, int64_t block) {
+  for (int64_t i = 0; i < count; i += 16) {
+    const __mmask16 live = first(count - i);
+    __m512 x = _mm512_maskz_loadu_ps(live, row + i);
+    x = butterfly(x, _mm512_permute_ps(x, 0xb1), 0xaaaa);
+    x = butterfly(x, _mm512_permute_ps(x, 0x4e), 0xcccc);
+    x = butterfly(x, _mm512_shuffle_f32x4(x, x, 0xb1), 0xf0f0);
+    if (block >= 16) x = butterfly(x, _mm512_shuffle_f32x4(x, x, 0x4e), 0xff00);
+    _mm512_mask_storeu_ps(row + i, live, x);
+  }
+  for (int64_t distance = 16; distance < block; distance *= 2) {
+    for (int64_t start = 0; start < count; start += 2 * distance) {
+      for (int64_t i = start; i < start + distance; i += 16) {
+        const __m512 a = _mm512_loadu_ps(row + i), b = _mm512_loadu_ps(row + i + distance);
+        _mm512_storeu_ps(row + i, _mm512_add_ps(a, b));
+        _mm512_storeu_ps(row + i + distance, _mm512_sub_ps(a, b));
+      }
+    }
+  }
+}
+
+RowCodes quantize_row_avx512vnni(const float* row, int64_t count, float static_scale,
+                                 int8_t* codes) {
+  const __m512i magnitude_bits = _mm512_set1_epi32(0x7fffffff);
+  __m512i greatest = _mm512_setzero_si512();
+  for (int64_t i = 0; i < count; i += 16) {
+    const __m512i bits = _mm512_maskz_loadu_epi32(first(count - i), row + i);
+    greatest = _mm512_max_epi32(greatest, _mm512_and_si512(bits, magnitude_bits));
+  }
+  const int32_t absmax_bits = _mm512_reduce_max_epi32(greatest);
+  if (absmax_bits >= 0x7f800000) {
+    for (int64_t i = 0; i < count; ++i) codes[i] = 0;
+    return {__builtin_nanf(""), 0};
+  }
+  RowCodes result = {static_scale, 0};
+  float factor = static_scale;
+  if (static_scale == 0.0f) {
+    const float absmax = _mm_cvtss_f32(_mm_castsi128_ps(_mm_cvtsi32_si128(absmax_bits)));
+    const float scale = absmax / 127.0f;
+    const bool tiny = scale < kSmallestScale;
+    result.scale = absmax == 0.0f ? 0.0f : (tiny ? kSmallestScale : scale);
+    factor = tiny ? 1.0f / kSmallestScale : 127.0f / absmax;
+  }
+  const __m512 by = _mm512_set1_ps(factor);
+  const __m512 low = _mm512_set1_ps(-127.0f), high = _mm512_set1_ps(127.0f);
+  __m512i sum = _mm512_setzero_si512();
+  for (int64_t i = 0; i < count; i += 16) {
+    const __mmask16 live = first(count - i);
+    const __m512 x = _mm512_maskz_loadu_ps(live, row + i);
+    const __m512 scaled = static_scale == 0.0f ? _mm512_mul_ps(x, by) : _mm512_div_ps(x, by);
+    const __m512 clamped = _mm512_min_ps(_mm512_max_ps(scaled, low), high);
+    const __m512i code = _mm512_cvtps_epi32(clamped);
+    sum = _mm512_add_epi32(sum, code);
+    _mm_mask_storeu_epi8(codes + i, live, _mm512_cvtepi32_epi8(code));
+  }
+  result.sum = _mm512_reduce_add_epi32(sum);
+  return result;
+}
+
+void store_half_row_avx512vnni(const float* row, int64_t count, void* target) {
+  for (int64_t i = 0; i < count; i += 16) {
+    const __mmask16 live = first(count - i);
+    const __m256i half = _mm512_cvtps_ph(_mm512_maskz_loadu_ps(live, row + i),
+                                         _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    _mm256_mask_storeu_epi16(static_cast<char*>(target) + 2 * i, live, half);
+  }
+}
+
+}  // namespace qfa

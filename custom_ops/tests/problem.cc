@@ -1,0 +1,220 @@
+#include "problem.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "check.h"
+
+namespace qfa::test {
+
+uint32_t Random::bits() {
+  state_ ^= state_ << 13;
+  state_ ^= state_ >> 7;
+  state_ ^= state_ << 17;
+  return static_cast<uint32_t>((state_ * 0x2545f4914f6cdd1du) >> 32);
+}
+
+float Random::normal() {
+  const double radius = sqrt(-2.0 * log(uniform()));
+  return static_cast<float>(radius * cos(6.283185307179586 * uniform()));
+}
+
+// Half conversions by search and arithmetic in double: slow, and unlike the library's.
+float half_to_float(uint16_t half) {
+  const int exponent = (half >> 10) & 31, mantissa = half & 1023;
+  double value;
+  if (exponent == 31) {
+    value = mantissa != 0 ? NAN : INFINITY;
+  } else if (exponent == 0) {
+    value = ldexp(mantissa, -24);
+  } else {
+    value = ldexp(1024 + mantissa, exponent - 25);
+  }
+  return static_cast<float>((half & 0x8000) != 0 ? -value : value);
+}
+
+uint16_t float_to_half(float value) {
+  const uint16_t sign = signbit(value) ? 0x8000 : 0;
+  if (isnan(value)) return static_cast<uint16_t>(sign | 0x7e00);
+  const double magnitude = fabs(static_cast<double>(value));
+  if (magnitude >= 65520.0) return static_cast<uint16_t>(sign | 0x7c00);
+  int exponent = 0;
+  frexp(magnitude, &exponent);
+  if (exponent < -13) exponent = -13;
+  // Steps of the half's mantissa; nearbyint rounds to nearest even.
+  const double steps = nearbyint(ldexp(magnitude, 11 - exponent));
+  const double rounded = ldexp(steps, exponent - 11);
+  uint16_t low = 0, high = 0x7bff;
+  while (low < high) {
+    const uint16_t middle = static_cast<uint16_t>((low + high + 1) / 2);
+    if (static_cast<double>(half_to_float(middle)) <= rounded) {
+      low = middle;
+    } else {
+      high = static_cast<uint16_t>(middle - 1);
+    }
+  }
+  if (rounded > 65504.0) return static_cast<uint16_t>(sign | 0x7c00);
+  return static_cast<uint16_t>(sign | low);
+}
+
+Problem Problem::random(const Extents& e, uint64_t seed, qfa_dtype dtype) {
+  Problem p;
+  p.e = e;
+  p.dtype = dtype;
+  Random random(seed);
+  const auto fill = [&](std::vector<float>& tensor, int64_t count) {
+    tensor.resize(static_cast<size_t>(count));
+    for (float& x : tensor) x = random.normal();
+  };
+  fill(p.query, e.batch * e.heads * e.queries * e.channels);
+  fill(p.key, e.batch * e.kv_heads * e.keys * e.channels);
+  fill(p.value, e.batch * e.kv_heads * e.keys * e.value_channels);
+  p.round_to_dtype();
+  return p;
+}
+
+void Problem::round_to_dtype() {
+  if (dtype != QFA_FLOAT16) return;
+  const auto round = [](std::vector<float>& tensor, std::vector<uint16_t>& half) {
+    half.resize(tensor.size());
+    for (size_t i = 0; i < tensor.size(); ++i) {
+      half[i] = float_to_half(tensor[i]);
+      tensor[i] = half_to_float(half[i]);
+    }
+  };
+  round(query, query_half);
+  round(key, key_half);
+  round(value, value_half);
+}
+
+float* Problem::key_row(int64_t batch, int64_t head, int64_t token) {
+  return key.data() + ((batch * e.kv_heads + head) * e.keys + token) * e.channels;
+}
+float* Problem::value_row(int64_t batch, int64_t head, int64_t token) {
+  return value.data() + ((batch * e.kv_heads + head) * e.keys + token) * e.value_channels;
+}
+float* Problem::query_row(int64_t batch, int64_t head, int64_t token) {
+  return query.data() + ((batch * e.heads + head) * e.queries + token) * e.channels;
+}
+
+qfa_attention Problem::request(float* output) const {
+  qfa_attention a;
+  memset(&a, 0, sizeof(a));
+  a.struct_size = sizeof(a);
+  a.batch = e.batch;
+  a.heads = e.heads;
+  a.kv_heads = e.kv_heads;
+  a.query_length = e.queries;
+  a.key_length = e.keys;
+  a.qk_channels = e.channels;
+  a.v_channels = e.value_channels;
+  const bool half = dtype == QFA_FLOAT16;
+  const auto tensor = [&](const std::vector<float>& wide, const std::vector<uint16_t>& narrow,
+                          int64_t heads, int64_t rows, int64_t channels) {
+    const void* data = half ? static_cast<const void*>(narrow.data()) : wide.data();
+    return qfa_tensor{data, dtype, heads * rows * channels, rows * channels, channels};
+  };
+  a.query = tensor(query, query_half, e.heads, e.queries, e.channels);
+  a.key = tensor(key, key_half, e.kv_heads, e.keys, e.channels);
+  a.value = tensor(value, value_half, e.kv_heads, e.keys, e.value_channels);
+  const int64_t square = e.queries * e.keys;
+  if (!mask.empty()) a.mask = {mask.data(), {e.heads * square, square, e.keys, 1}};
+  if (!bias.empty()) a.bias = {bias.data(), {e.heads * square, square, e.keys, 1}};
+  a.scale = scale != 0.0f ? scale : static_cast<float>(1.0 / sqrt(static_cast<double>(e.channels)));
+  a.is_causal = causal ? 1 : 0;
+  a.causal_offset = causal_offset;
+  const auto scales = [](const std::vector<float>& s, const float** data, int64_t* count) {
+    *data = s.empty() ? nullptr : s.data();
+    *count = static_cast<int64_t>(s.size());
+  };
+  scales(q_scale, &a.q_scale, &a.q_scale_count);
+  scales(k_scale, &a.k_scale, &a.k_scale_count);
+  scales(v_scale, &a.v_scale, &a.v_scale_count);
+  a.k_mean = k_mean.empty() ? nullptr : k_mean.data();
+  a.rotation = rotate ? QFA_ROTATE_HADAMARD : QFA_ROTATE_NONE;
+  a.output = output;
+  if (half) {
+    output_half.assign(static_cast<size_t>(output_count()), 0x7e01);
+    a.output = output_half.data();
+  }
+  a.output_row_stride = e.value_channels;
+  a.output_head_stride = e.queries * e.value_channels;
+  a.output_batch_stride = e.heads * a.output_head_stride;
+  return a;
+}
+
+std::vector<float> Problem::run(qfa_isa isa, const qfa_executor* executor) const {
+  std::vector<float> output(static_cast<size_t>(output_count()), -12345.0f);
+  const qfa_attention a = request(output.data());
+  const char* message = "";
+  const qfa_status status = qfa_attention_run(&a, isa, executor, nullptr, &message);
+  CHECK_THAT(status == QFA_OK, "status %d: %s", static_cast<int>(status), message);
+  if (dtype == QFA_FLOAT16) {
+    for (size_t i = 0; i < output.size(); ++i) output[i] = half_to_float(output_half[i]);
+  }
+  return output;
+}
+
+std::vector<double> Problem::oracle() const {
+  std::vector<double> output(static_cast<size_t>(output_count()), 0.0);
+  const double factor =
+      scale != 0.0f ? static_cast<double>(scale) : 1.0 / sqrt(static_cast<double>(e.channels));
+  std::vector<double> weight(static_cast<size_t>(e.keys));
+  const int64_t sharing = e.kv_heads == 0 ? 1 : e.heads / e.kv_heads;
+  for (int64_t row = 0; row < e.batch * e.heads * e.queries; ++row) {
+    const int64_t i = row % e.queries, head = row / e.queries % e.heads;
+    const int64_t kv = row / e.queries / e.heads * e.kv_heads + head / sharing;
+    double largest = -INFINITY, sum = 0.0;
+    for (int64_t j = 0; j < e.keys; ++j) {
+      double score = 0.0;
+      for (int64_t c = 0; c < e.channels; ++c) {
+        score += static_cast<double>(query[row * e.channels + c]) *
+                 static_cast<double>(key[(kv * e.keys + j) * e.channels + c]);
+      }
+      score *= factor;
+      if (!bias.empty()) score += static_cast<double>(bias[row * e.keys + j]);
+      if (!mask.empty() && mask[row * e.keys + j] == 0) score = -INFINITY;
+      if (causal && j > i + causal_offset) score = -INFINITY;
+      weight[j] = score;
+      largest = fmax(largest, score);
+    }
+    if (largest == -INFINITY) continue;
+    for (double& w : weight) sum += w = exp(w - largest);
+    for (int64_t j = 0; j < e.keys; ++j) {
+      for (int64_t c = 0; c < e.value_channels && weight[j] != 0.0; ++c) {
+        output[row * e.value_channels + c] +=
+            weight[j] / sum * static_cast<double>(value[(kv * e.keys + j) * e.value_channels + c]);
+      }
+    }
+  }
+  return output;
+}
+
+double normalized_error(const std::vector<float>& actual, const std::vector<double>& expected) {
+  double error = 0.0, power = 0.0;
+  for (size_t i = 0; i < actual.size(); ++i) {
+    const double difference = static_cast<double>(actual[i]) - expected[i];
+    error += difference * difference;
+    power += expected[i] * expected[i];
+  }
+  return error == 0.0 ? 0.0 : error / power;
+}
+
+bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
+  if (a.size() != b.size()) return false;
+  for (size_t i = 0; i < a.size(); ++i) {
+    if (isnan(a[i]) && isnan(b[i])) continue;
+    if (memcmp(&a[i], &b[i], 4) != 0) return false;
+  }
+  return true;
+}
+
+std::vector<qfa_isa> usable_isas() {
+  std::vector<qfa_isa> isas;
+  for (const qfa_isa isa : {QFA_ISA_SCALAR, QFA_ISA_AVX2, QFA_ISA_AVX512VNNI, QFA_ISA_AMXINT8}) {
+    if (qfa_isa_usable(isa) != 0) isas.push_back(isa);
+  }
+  return isas;
+}
+
+}  // namespace qfa::test
