@@ -22,4 +22,4 @@ class Limits:
     shell_bytes: int = 1 * GIB
     depth: int = 64
     nodes: int = 4_000_000
-    data_bytes: int = 8 * GIB
+    data_bytes: int = 2 * GIB
