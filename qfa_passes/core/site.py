@@ -1,6 +1,7 @@
 """AttentionSite: the canonical record of one attention block, whatever exporter wrote it; Refusal: why one is not."""
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 
 @dataclass(frozen=True, slots=True)
@@ -11,39 +12,56 @@ class Operand:
         tensor: Name of a value in the graph.
         perm: Axes for a Transpose to (B, heads, rows, channels); None if it already has that layout.
         scale: Static step found on a QuantizeLinear/DequantizeLinear pair right before the attention; else None.
+        path: Nodes from the tensor down to the attention product that reads it, nearest to the tensor first.
     """
 
     tensor: str
     perm: tuple[int, ...] | None = None
     scale: tuple[float, ...] | None = None
+    path: tuple[str, ...] = ()
+
+
+class MaskKind(StrEnum):
+    """How a value restricts attention."""
+
+    BIAS = "bias"  # float, added to the scaled scores
+    KEEP = "keep"  # bool, true = may attend
+    DROP = "drop"  # bool, true = may not attend
+
+
+@dataclass(frozen=True, slots=True)
+class MaskTerm:
+    """One mask of a block; its value is broadcastable to (B, H, S, T).
+
+    Attributes:
+        tensor: Name of the value.
+        kind: Its meaning.
+        fill: For KEEP and DROP: the score of a masked key. With -inf a fully masked row is zero; with a finite number
+            it is the plain mean of V, which matters only for rows that are padding.
+    """
+
+    tensor: str
+    kind: MaskKind
+    fill: float = float("-inf")
 
 
 @dataclass(frozen=True, slots=True)
 class Mask:
-    """Which scores count. All parts apply together.
+    """Which scores count: all parts apply together.
 
     Attributes:
-        causal: Query i sees keys j <= i; proven for every length and input.
-        boolean: Name of a bool value broadcastable to (B, H, S, T), true = may attend.
-        bias: Name of a float value broadcastable to (B, H, S, T) that is added to the scaled scores.
+        causal: Query i sees keys j <= i, whatever the inputs.
+        terms: Further masks.
     """
 
     causal: bool = False
-    boolean: str | None = None
-    bias: str | None = None
+    terms: tuple[MaskTerm, ...] = ()
 
     def describe(self) -> str:
         """Returns a few words for tables, such as ``causal + bias``."""
-        parts = [
-            word
-            for word, present in (
-                ("causal", self.causal),
-                ("mask", self.boolean is not None),
-                ("bias", self.bias is not None),
-            )
-            if present
-        ]
-        return " + ".join(parts) or "none"
+        words = ["causal"] if self.causal else []
+        words += ["bias" if term.kind is MaskKind.BIAS else "mask" for term in self.terms]
+        return " + ".join(words) or "none"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,66 @@
+"""The function body travels with the model, so that it runs without our library."""
+
+from __future__ import annotations
+
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from qfa_passes.core import opspec
+from qfa_passes.fuse.body_features import BodyFeatures
+from qfa_passes.fuse.function_body import function_body
+
+LOWEST_IR = 8
+"""The first IR version with model-local functions."""
+
+
+def attach_body(proto: ModelProto, channels: int | None) -> int:
+    """Adds the body that serves all QuantFlashAttention nodes, and the neutral inputs that it needs, in place.
+
+    Args:
+        proto: A fused model.
+        channels: D if it is the same for every node, else None.
+
+    Returns:
+        Number of nodes served; 0 leaves the model as it is.
+    """
+    nodes = [node for node in proto.graph.node if is_fused(node)]
+    stale = [function for function in proto.functions if (function.domain, function.name) == _IDENTITY]
+    for function in stale:
+        proto.functions.remove(function)
+    if not nodes:
+        return 0
+    opset = next(entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx"))
+    features = BodyFeatures.of(nodes, opset, channels)
+    names = {tensor.name for tensor in proto.graph.initializer}
+    for node in nodes:
+        _complete(proto, node, features, channels or 1, names)
+    proto.functions.append(function_body(features))
+    proto.ir_version = max(proto.ir_version, LOWEST_IR)
+    for entry in list(proto.opset_import):
+        if entry.domain == opspec.DOMAIN:
+            proto.opset_import.remove(entry)
+    proto.opset_import.append(helper.make_opsetid(opspec.DOMAIN, opspec.DOMAIN_VERSION))
+    return len(nodes)
+
+
+def is_fused(node: NodeProto) -> bool:
+    """True for a QuantFlashAttention node."""
+    return (node.domain, node.op_type) == _IDENTITY
+
+
+_IDENTITY = (opspec.DOMAIN, opspec.OP_TYPE)
+
+
+def _complete(
+    proto: ModelProto, node: NodeProto, features: BodyFeatures, channels: int, names: set[str]
+) -> None:
+    kv_heads = next(item.i for item in node.attribute if item.name == "kv_num_heads")
+    formal = features.input_names()
+    node.input.extend([""] * (len(formal) - len(node.input)))
+    for name, value in features.neutral_inputs(node, kv_heads, channels).items():
+        suffix = f"_{kv_heads}" if value.ndim else ""
+        label = f"{opspec.DOMAIN}/neutral_{name}{suffix}"
+        if label not in names:
+            tensor: TensorProto = numpy_helper.from_array(value, label)
+            proto.graph.initializer.append(tensor)
+            names.add(label)
+        node.input[opspec.input_index(name)] = label

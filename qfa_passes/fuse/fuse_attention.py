@@ -1,0 +1,101 @@
+"""Attention blocks become one QuantFlashAttention node."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import onnx_graphsurgeon as gs
+
+from qfa_passes.core import opspec
+from qfa_passes.core.formats import ScaleMode
+from qfa_passes.core.passes import Contract
+from qfa_passes.core.plan import SitePlan
+from qfa_passes.core.site import AttentionSite, Operand
+from qfa_passes.fuse.lower_masks import lower_masks
+from qfa_passes.graph.edit import constant, emit, replace_producer
+from qfa_passes.graph.graph_pass import GraphPass
+from qfa_passes.graph.ir import Graph
+
+
+class FuseAttention(GraphPass):
+    """Replaces each planned block by the operator.
+
+    Before: ``s = MatMul(q, kt)``, ``m = Mul(s, scale)``, ``a = Add(m, mask)``, ``p = Softmax(a)``, ``o = MatMul(p, v)``.
+    After: ``o = ai.qfa.QuantFlashAttention<num_heads, kv_num_heads, scale, ...>(q, k, v, , mask)``.
+    """
+
+    name: ClassVar[str] = "fuse-attention"
+    contract: ClassVar[Contract] = Contract.QUANTIZES
+
+    def __init__(
+        self,
+        sites: Sequence[tuple[AttentionSite, SitePlan]],
+        k_means: Mapping[str, npt.NDArray[np.float32]],
+    ) -> None:
+        """Takes the sites with their plan, and K shifts (Hkv, D) by site name."""
+        self._sites, self._k_means = sites, k_means
+
+    def run(self, graph: Graph) -> int:
+        """Fuses every site; what computed the old outputs becomes dead."""
+        for site, plan in self._sites:
+            fuse_site(graph, site, plan, self._k_means.get(site.name))
+        return len(self._sites)
+
+
+def fuse_site(
+    graph: Graph, site: AttentionSite, plan: SitePlan, k_mean: npt.NDArray[np.float32] | None
+) -> gs.Node:
+    """Makes the operator node of one site the producer of the site's output."""
+    tensors = graph.tensors()
+    inputs: dict[str, gs.Tensor] = {
+        "query": _operand(graph, tensors, site.query, site.name),
+        "key": _operand(graph, tensors, site.key, site.name),
+        "value": _operand(graph, tensors, site.value, site.name),
+    }
+    inputs.update(lower_masks(graph, tensors, site))
+    if plan.scale_mode is ScaleMode.STATIC:
+        for name, operand in (("q_scale", site.query), ("k_scale", site.key), ("v_scale", site.value)):
+            steps = np.array(operand.scale, dtype=np.float32)
+            inputs[name] = constant(graph, f"{site.name}/{name}", steps.reshape(()) if steps.size == 1 else steps)
+    if k_mean is not None:
+        inputs["k_mean"] = constant(graph, f"{site.name}/k_mean", k_mean.astype(np.float32))
+    node = gs.Node(
+        opspec.OP_TYPE,
+        graph.new_name(f"{site.name}/{opspec.OP_TYPE}"),
+        _attributes(site, plan),
+        _positional(inputs),
+        [],
+        domain=opspec.DOMAIN,
+    )
+    replace_producer(tensors[site.output], node)
+    graph.add(node)
+    return node
+
+
+def _operand(graph: Graph, tensors: Mapping[str, gs.Tensor], operand: Operand, stem: str) -> gs.Tensor:
+    tensor = tensors[operand.tensor]
+    if operand.perm is None:
+        return tensor
+    attrs: dict[str, object] = {"perm": list(operand.perm)}
+    return emit(graph, "Transpose", [tensor], f"{stem}/to_bhsd", dtype=tensor.dtype, attrs=attrs)
+
+
+def _attributes(site: AttentionSite, plan: SitePlan) -> dict[str, object]:
+    return {
+        "num_heads": site.num_heads,
+        "kv_num_heads": site.kv_num_heads,
+        "scale": float(np.float32(site.scale)),
+        "is_causal": int(site.mask.causal),
+        "compute_format": plan.format.value,
+        "scale_mode": plan.scale_mode.value,
+        "rotate": plan.rotation.value,
+        "schema_version": opspec.SCHEMA_VERSION,
+    }
+
+
+def _positional(inputs: Mapping[str, gs.Tensor]) -> list[gs.Tensor]:
+    last = max(opspec.input_index(name) for name in inputs)
+    return [inputs.get(spec.name, gs.Variable.empty()) for spec in opspec.INPUTS[: last + 1]]

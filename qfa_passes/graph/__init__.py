@@ -1,0 +1,1 @@
+"""Small verbs over the editing graph: import and export, walking, constants, symbolic shapes."""

@@ -1,0 +1,127 @@
+"""Symbolic extents: polynomials with integer coefficients over non-negative symbols.
+
+Exact where exporters compute shapes (sums, products, exact quotients of batch, length and head counts); anything else
+becomes a fresh symbol, so equality of two extents is proof and inequality is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import count
+
+_fresh = count()
+
+Monomial = tuple[str, ...]
+
+
+class Dim:
+    """An immutable extent; compare with ``==``, combine with ``+ - *`` and `divide`."""
+
+    __slots__ = ("_key", "terms")
+
+    def __init__(self, terms: Mapping[Monomial, int]) -> None:
+        """Makes a polynomial from monomial -> coefficient."""
+        self.terms = {monomial: factor for monomial, factor in terms.items() if factor}
+        self._key = tuple(sorted(self.terms.items()))
+
+    @staticmethod
+    def of(value: int | str | Dim) -> Dim:
+        """An extent from a number or a symbol."""
+        if isinstance(value, Dim):
+            return value
+        return Dim({(): value}) if isinstance(value, int) else Dim({(value,): 1})
+
+    @staticmethod
+    def unknown() -> Dim:
+        """A new symbol that equals nothing else."""
+        return Dim({(f"?{next(_fresh)}",): 1})
+
+    @property
+    def value(self) -> int | None:
+        """The number, if the extent is constant."""
+        if not self.terms:
+            return 0
+        return self.terms[()] if len(self.terms) == 1 and () in self.terms else None
+
+    @property
+    def is_symbol(self) -> bool:
+        """True for a plain named extent, such as a declared input dimension; not for anonymous or composed ones."""
+        if len(self.terms) != 1:
+            return False
+        ((monomial, factor),) = self.terms.items()
+        return factor == 1 and len(monomial) == 1 and monomial[0].isidentifier() and "unk__" not in monomial[0]
+
+    def differs(self, number: int) -> bool:
+        """True if the extent provably is not ``number``, knowing that symbols are non-negative."""
+        if self.value is not None:
+            return self.value != number
+        return number < 0 and all(factor > 0 for factor in self.terms.values())
+
+    def __eq__(self, other: object) -> bool:
+        """Equality of polynomials."""
+        if isinstance(other, int):
+            return self.value == other
+        return isinstance(other, Dim) and self._key == other._key
+
+    def __hash__(self) -> int:
+        """Hash consistent with equality among extents."""
+        return hash(self._key)
+
+    def __add__(self, other: Dim) -> Dim:
+        """Sum."""
+        terms = dict(self.terms)
+        for monomial, factor in other.terms.items():
+            terms[monomial] = terms.get(monomial, 0) + factor
+        return Dim(terms)
+
+    def __neg__(self) -> Dim:
+        """Negation."""
+        return Dim({monomial: -factor for monomial, factor in self.terms.items()})
+
+    def __sub__(self, other: Dim) -> Dim:
+        """Difference."""
+        return self + -other
+
+    def __mul__(self, other: Dim) -> Dim:
+        """Product."""
+        terms: dict[Monomial, int] = {}
+        for left, a in self.terms.items():
+            for right, b in other.terms.items():
+                monomial = tuple(sorted(left + right))
+                terms[monomial] = terms.get(monomial, 0) + a * b
+        return Dim(terms)
+
+    def divide(self, other: Dim) -> Dim | None:
+        """The exact quotient by a monomial, or None if it is not provably exact."""
+        if len(other.terms) != 1:
+            return Dim.of(1) if self == other and other.terms else None
+        ((divisor, factor),) = other.terms.items()
+        terms: dict[Monomial, int] = {}
+        for monomial, coefficient in self.terms.items():
+            rest = list(monomial)
+            for symbol in divisor:
+                if symbol not in rest:
+                    return None
+                rest.remove(symbol)
+            if coefficient % factor:
+                return None
+            terms[tuple(rest)] = coefficient // factor
+        return Dim(terms)
+
+    def __repr__(self) -> str:
+        """Readable form such as ``3*batch*seq + 1``."""
+        if not self.terms:
+            return "0"
+        parts = []
+        for monomial, factor in self._key:
+            symbols = "*".join(monomial)
+            parts.append(str(factor) if not symbols else symbols if factor == 1 else f"{factor}*{symbols}")
+        return " + ".join(parts)
+
+
+def product(dims: tuple[Dim, ...]) -> Dim:
+    """The product of extents; 1 for none."""
+    result = Dim.of(1)
+    for dim in dims:
+        result = result * dim
+    return result

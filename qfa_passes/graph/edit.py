@@ -1,0 +1,54 @@
+"""Rewiring: the few edits that passes are made of."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import onnx_graphsurgeon as gs
+
+from qfa_passes.graph.ir import Graph
+
+
+def bypass(graph: Graph, node: gs.Node) -> bool:
+    """Lets every consumer of a one-output node read its first input instead; the node becomes dead.
+
+    Returns:
+        False if the node computes a graph output under its own name, which must stay.
+    """
+    source, output = node.inputs[0], node.outputs[0]
+    if any(value is output for value in graph.gs.outputs):
+        return False
+    for consumer in list(output.outputs):
+        for position, tensor in enumerate(consumer.inputs):
+            if tensor is output:
+                consumer.inputs[position] = source
+    node.outputs.clear()
+    return True
+
+
+def constant(graph: Graph, stem: str, value: npt.NDArray[np.generic]) -> gs.Constant:
+    """Makes a new initializer."""
+    return gs.Constant(graph.new_name(stem), value)
+
+
+def emit(
+    graph: Graph,
+    op: str,
+    inputs: list[gs.Tensor],
+    stem: str,
+    *,
+    dtype: object = None,
+    attrs: dict[str, object] | None = None,
+    domain: str | None = None,
+) -> gs.Variable:
+    """Appends a node with one new output and returns the output."""
+    output = gs.Variable(graph.new_name(f"{stem}_output"), dtype=dtype)
+    node = gs.Node(op, graph.new_name(stem), attrs or {}, list(inputs), [output], domain=domain)
+    graph.add(node)
+    return output
+
+
+def replace_producer(output: gs.Tensor, node: gs.Node) -> None:
+    """Makes ``node`` the producer of an existing value; the old producer loses it."""
+    output.inputs.clear()
+    node.outputs.append(output)

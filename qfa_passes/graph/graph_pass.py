@@ -1,0 +1,39 @@
+"""The frame of a pass: requires -> run -> ensures."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import ClassVar
+
+from qfa_passes.core.passes import Contract, PassResult
+from qfa_passes.graph.ir import Graph
+
+
+class GraphPass(ABC):
+    """Changes a graph in place. Subclasses show the graph before and after in their docstring."""
+
+    name: ClassVar[str]
+    contract: ClassVar[Contract]
+
+    def requires(self, graph: Graph) -> None:
+        """Raises if the graph is not what the pass expects."""
+
+    @abstractmethod
+    def run(self, graph: Graph) -> int:
+        """Changes the graph; returns the number of places changed."""
+
+    def ensures(self, graph: Graph) -> None:
+        """Raises if the graph is not what the pass promises."""
+
+    def __call__(self, graph: Graph) -> PassResult:
+        """Runs the pass with its checks."""
+        self.requires(graph)
+        changes = self.run(graph)
+        self.ensures(graph)
+        return PassResult(self.name, changes)
+
+
+def run_passes(graph: Graph, passes: Iterable[GraphPass]) -> list[PassResult]:
+    """Runs passes in order."""
+    return [graph_pass(graph) for graph_pass in passes]

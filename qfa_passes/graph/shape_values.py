@@ -1,0 +1,196 @@
+"""Symbolic contents of the small integer (and truth) tensors with which exporters compute shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import onnx_graphsurgeon as gs
+
+from qfa_passes.graph.constants import constant_value
+from qfa_passes.graph.dims import Dim
+
+
+@dataclass(frozen=True, slots=True)
+class IntTensor:
+    """A scalar or a vector of extents; truth values are 0 and 1."""
+
+    items: tuple[Dim, ...]
+    scalar: bool
+
+    @staticmethod
+    def of(value: npt.NDArray[np.generic]) -> IntTensor:
+        """From an integer or boolean array of rank 0 or 1."""
+        items = tuple(Dim.of(int(item)) for item in value.reshape(-1))
+        return IntTensor(items, value.ndim == 0)
+
+    @property
+    def shape(self) -> tuple[Dim, ...]:
+        """() or (length,)."""
+        return () if self.scalar else (Dim.of(len(self.items)),)
+
+
+Contents = Mapping[str, IntTensor]
+Shapes = Mapping[str, tuple[Dim, ...]]
+Rule = Callable[[gs.Node, list[IntTensor]], IntTensor | None]
+
+
+def evaluate(node: gs.Node, contents: Contents, shapes: Shapes) -> IntTensor | None:
+    """Returns the symbolic content of a node's first output, or None if it cannot be told."""
+    if node.domain or not node.outputs:
+        return None
+    if node.op == "Shape":
+        return _shape(node, shapes)
+    if node.op == "Constant":
+        value = constant_value(node.outputs[0])
+        if value is None or value.ndim > 1 or value.size > 64 or value.dtype.kind not in "iub":
+            return None
+        return IntTensor.of(value)
+    rule = _RULES.get(node.op)
+    if rule is None:
+        return None
+    operands = [contents[tensor.name] for tensor in node.inputs if tensor.name in contents]
+    if len(operands) != sum(bool(tensor.name) for tensor in node.inputs):
+        return None
+    return rule(node, operands)
+
+
+def _shape(node: gs.Node, shapes: Shapes) -> IntTensor | None:
+    shape = shapes.get(node.inputs[0].name)
+    if shape is None:
+        return None
+    start, end = int(node.attrs.get("start", 0)), node.attrs.get("end")
+    return IntTensor(shape[slice(start, None if end is None else int(end))], scalar=False)
+
+
+def _numbers(tensor: IntTensor) -> list[int] | None:
+    values = [item.value for item in tensor.items]
+    return None if any(value is None for value in values) else [int(value or 0) for value in values]
+
+
+def _pairwise(combine: Callable[[Dim, Dim], Dim | None]) -> Rule:
+    def rule(_: gs.Node, operands: list[IntTensor]) -> IntTensor | None:
+        left, right = operands
+        length = max(len(left.items), len(right.items))
+        if len(left.items) not in (1, length) or len(right.items) not in (1, length):
+            return None
+        items = []
+        for index in range(length):
+            item = combine(
+                left.items[index % len(left.items)], right.items[index % len(right.items)]
+            )
+            if item is None:
+                return None
+            items.append(item)
+        return IntTensor(tuple(items), left.scalar and right.scalar)
+
+    return rule
+
+
+def _quotient(left: Dim, right: Dim) -> Dim | None:
+    if left.value is not None and right.value:
+        return Dim.of(int(left.value / right.value))  # C semantics: towards zero
+    return left.divide(right) or Dim.unknown()
+
+
+def _equal(left: Dim, right: Dim) -> Dim | None:
+    if left == right:
+        return Dim.of(1)
+    for number, other in ((left.value, right), (right.value, left)):
+        if number is not None and other.differs(number):
+            return Dim.of(0)
+    return None
+
+
+def _gather(node: gs.Node, operands: list[IntTensor]) -> IntTensor | None:
+    data, indices = operands
+    numbers = _numbers(indices)
+    if numbers is None or any(not -len(data.items) <= index < len(data.items) for index in numbers):
+        return None
+    return IntTensor(tuple(data.items[index] for index in numbers), indices.scalar)
+
+
+def _slice(node: gs.Node, operands: list[IntTensor]) -> IntTensor | None:
+    data, *bounds = operands
+    numbers = [_numbers(bound) for bound in bounds]
+    if any(number is None or len(number) != 1 for number in numbers):
+        return None
+    start, end = numbers[0], numbers[1]
+    step = numbers[3] if len(numbers) > 3 else [1]
+    assert start is not None and end is not None and step is not None
+    return IntTensor(data.items[slice(start[0], end[0], step[0])], scalar=False)
+
+
+def _concat(node: gs.Node, operands: list[IntTensor]) -> IntTensor | None:
+    return IntTensor(tuple(item for tensor in operands for item in tensor.items), scalar=False)
+
+
+def _unsqueeze(node: gs.Node, operands: list[IntTensor]) -> IntTensor | None:
+    return IntTensor(operands[0].items, scalar=False) if operands[0].scalar else None
+
+
+def _squeeze(node: gs.Node, operands: list[IntTensor]) -> IntTensor | None:
+    return IntTensor(operands[0].items, scalar=True) if len(operands[0].items) == 1 else None
+
+
+def _same(node: gs.Node, operands: list[IntTensor]) -> IntTensor | None:
+    return operands[0]
+
+
+def _cast(node: gs.Node, operands: list[IntTensor]) -> IntTensor | None:
+    integers = (np.int64, np.int32, np.bool_, 6, 7, 9)  # gs gives numpy types or ONNX codes
+    return operands[0] if node.attrs.get("to") in integers else None
+
+
+def _reshape(node: gs.Node, operands: list[IntTensor]) -> IntTensor | None:
+    target = _numbers(operands[1])
+    if target is None or len(target) > 1:
+        return None
+    return IntTensor(operands[0].items, scalar=not target)
+
+
+def _constant_of_shape(node: gs.Node, operands: list[IntTensor]) -> IntTensor | None:
+    length = _numbers(operands[0])
+    value = node.attrs.get("value")
+    fill = np.zeros(1, np.float32) if value is None else constant_value(value)
+    if length is None or len(length) > 1 or fill is None or fill.dtype.kind not in "iub":
+        return None
+    count = length[0] if length else 1
+    return IntTensor((Dim.of(int(fill.reshape(-1)[0])),) * count, scalar=not length) if count <= 64 else None
+
+
+def _where(node: gs.Node, operands: list[IntTensor]) -> IntTensor | None:
+    condition, yes, no = operands
+    flags = _numbers(condition)
+    length = max(len(tensor.items) for tensor in operands)
+    if flags is None:
+        return None
+    items = tuple(
+        (yes if flags[index % len(flags)] else no).items[
+            index % len((yes if flags[index % len(flags)] else no).items)
+        ]
+        for index in range(length)
+    )
+    return IntTensor(items, all(tensor.scalar for tensor in operands))
+
+
+_RULES: Final[dict[str, Rule]] = {
+    "Add": _pairwise(lambda left, right: left + right),
+    "Sub": _pairwise(lambda left, right: left - right),
+    "Mul": _pairwise(lambda left, right: left * right),
+    "Div": _pairwise(_quotient),
+    "Equal": _pairwise(_equal),
+    "Gather": _gather,
+    "Slice": _slice,
+    "Concat": _concat,
+    "Unsqueeze": _unsqueeze,
+    "Squeeze": _squeeze,
+    "Identity": _same,
+    "Cast": _cast,
+    "Reshape": _reshape,
+    "ConstantOfShape": _constant_of_shape,
+    "Where": _where,
+}

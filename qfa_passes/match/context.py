@@ -1,0 +1,62 @@
+"""What every matcher sees, and how it says no."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import onnx_graphsurgeon as gs
+
+from qfa_passes.graph.ir import Graph
+from qfa_passes.graph.shapes import ShapeMap, infer_shapes
+
+
+class MatchFailure(Exception):
+    """A candidate that is not understood; becomes a Refusal.
+
+    Args:
+        reason: What was seen, naming nodes and values.
+        hint: What the user can do.
+    """
+
+    def __init__(self, reason: str, hint: str = "") -> None:
+        """Keeps both texts."""
+        super().__init__(reason)
+        self.reason, self.hint = reason, hint
+
+
+@dataclass(slots=True)
+class MatchContext:
+    """One graph and what is known of it.
+
+    Attributes:
+        graph: The graph, nodes in topological order.
+        shapes: Symbolic shapes.
+        outputs: Names of the graph's outputs.
+        tensors: All values by name.
+        mask_cache: Verdicts on masks by value name; layers share masks.
+    """
+
+    graph: Graph
+    shapes: ShapeMap
+    outputs: frozenset[str]
+    tensors: dict[str, gs.Tensor]
+    mask_cache: dict[str, object] = field(default_factory=dict)
+
+    @staticmethod
+    def of(graph: Graph) -> MatchContext:
+        """Builds the context of a graph."""
+        outputs = frozenset(tensor.name for tensor in graph.gs.outputs)
+        return MatchContext(graph, infer_shapes(graph), outputs, graph.tensors())
+
+    def only_consumer(self, tensor: gs.Tensor, role: str) -> gs.Node:
+        """Returns the single consumer of a value; fails if it is an output or used elsewhere too."""
+        if tensor.name in self.outputs:
+            raise MatchFailure(
+                f"the {role} ('{tensor.name}') is an output of the model",
+                "export the model without attention weights (output_attentions=False)",
+            )
+        consumers = list({id(node): node for node in tensor.outputs}.values())
+        if len(consumers) != 1:
+            names = ", ".join(f"'{node.name}'" for node in consumers[:3]) or "nothing"
+            raise MatchFailure(f"the {role} ('{tensor.name}') is used by {len(consumers)} nodes ({names})")
+        return consumers[0]

@@ -1,0 +1,59 @@
+"""Checks that Q, K and V fit together."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+from qfa_passes.match.context import MatchContext, MatchFailure
+from qfa_passes.match.views import HeadsView
+
+_ELEMENT_TYPES: Final = {
+    np.dtype(np.float32): onnx.TensorProto.FLOAT,
+    np.dtype(np.float16): onnx.TensorProto.FLOAT16,
+}
+_LARGEST_CHANNELS: Final = 1024
+
+
+def element_type(tensor: gs.Tensor) -> int:
+    """The ONNX element type of a float32 or float16 value; raises MatchFailure for others."""
+    try:
+        return int(_ELEMENT_TYPES[np.dtype(tensor.dtype)])
+    except (KeyError, TypeError):
+        raise MatchFailure(f"'{tensor.name}' has type {tensor.dtype}, expected float32 or float16") from None
+
+
+def check_operands(
+    context: MatchContext, query: HeadsView | None, key: HeadsView | None, value: HeadsView | None
+) -> tuple[int, int]:
+    """Returns (H, Hkv) or raises MatchFailure."""
+    for view, letter in ((query, "Q"), (key, "K"), (value, "V")):
+        if view is None:
+            raise MatchFailure(
+                f"the layout of {letter} is not understood: no value above it is (B, heads, rows, channels) up to a"
+                " permutation with known heads and channels"
+            )
+    assert query is not None and key is not None and value is not None
+    heads, kv_heads = query.heads * query.repeat, key.heads
+    if query.repeat != 1:
+        raise MatchFailure("the heads of Q are repeated")
+    if value.heads != kv_heads:
+        raise MatchFailure(f"K has {kv_heads} heads and V has {value.heads}")
+    if heads % kv_heads or (key.heads * key.repeat not in (heads, 1)):
+        raise MatchFailure(f"{heads} query heads do not share {kv_heads} key/value heads evenly")
+    if query.channels != key.channels:
+        raise MatchFailure(f"Q has {query.channels} channels and K has {key.channels}")
+    if max(query.channels, value.channels) > _LARGEST_CHANNELS:
+        raise MatchFailure(f"more than {_LARGEST_CHANNELS} channels per head")
+    for view, letter in ((key, "K"), (value, "V")):
+        if view.batch == 1 and query.batch != 1:
+            raise MatchFailure(f"{letter} has batch 1 and is broadcast over the batch of Q")
+    if value.factor != 1:
+        raise MatchFailure("V is scaled by a constant after its projection")
+    types = {element_type(context.tensors[view.operand.tensor]) for view in (query, key, value)}
+    if len(types) != 1:
+        raise MatchFailure("Q, K and V have different element types")
+    return heads, kv_heads

@@ -1,0 +1,53 @@
+"""Reading symmetric QuantizeLinear -> DequantizeLinear pairs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from qfa_passes.graph.constants import constant_value
+from qfa_passes.graph.ir import is_op, producer
+
+
+@dataclass(frozen=True, slots=True)
+class QdqPair:
+    """A Q/DQ pair over ``source`` with a symmetric 8-bit code (int8 around 0 or uint8 around 128).
+
+    Attributes:
+        source: The float value that is quantized.
+        scale: One step, or one per index of ``axis``.
+    """
+
+    source: gs.Tensor
+    scale: tuple[float, ...]
+
+
+def read_qdq(dequantize: gs.Node) -> QdqPair | None:
+    """Returns the pair that ends in ``dequantize``, or None if it is not one that the operator can absorb."""
+    if not is_op(dequantize, "DequantizeLinear"):
+        return None
+    quantize = producer(dequantize.inputs[0])
+    if quantize is None or not is_op(quantize, "QuantizeLinear"):
+        return None
+    scales = [constant_value(node.inputs[1]) for node in (quantize, dequantize)]
+    if any(scale is None for scale in scales):
+        return None
+    first, second = (np.asarray(scale, dtype=np.float32) for scale in scales)
+    valid = first.shape == second.shape and np.array_equal(first, second)
+    if not valid or not np.all(np.isfinite(first) & (first > 0)) or first.size != 1:
+        return None
+    if not (_symmetric(quantize) and _symmetric(dequantize)):
+        return None
+    return QdqPair(quantize.inputs[0], tuple(float(step) for step in first.reshape(-1)))
+
+
+def _symmetric(node: gs.Node) -> bool:
+    if len(node.inputs) < 3 or not node.inputs[2].name:
+        return False  # the code type would be a matter of the runtime
+    zero = constant_value(node.inputs[2])
+    if zero is None:
+        return False
+    centre = {np.dtype(np.int8): 0, np.dtype(np.uint8): 128}.get(zero.dtype)
+    return centre is not None and bool(np.all(zero == centre))

@@ -1,0 +1,71 @@
+"""Scalars that exporters compute at run time although they never change, such as 1 / sqrt(Shape(q)[3])."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Final
+
+import onnx_graphsurgeon as gs
+
+from qfa_passes.graph.constants import scalar_value
+from qfa_passes.graph.ir import producer
+from qfa_passes.graph.shapes import ShapeMap
+
+_DEPTH: Final = 16
+
+_UNARY: Final[dict[str, Callable[[float], float]]] = {
+    "Identity": lambda x: x,
+    "Cast": lambda x: x,
+    "CastLike": lambda x: x,
+    "Unsqueeze": lambda x: x,
+    "Squeeze": lambda x: x,
+    "Sqrt": math.sqrt,
+    "Reciprocal": lambda x: 1 / x,
+    "Neg": lambda x: -x,
+}
+_BINARY: Final[dict[str, Callable[[float, float], float]]] = {
+    "Mul": lambda x, y: x * y,
+    "Div": lambda x, y: x / y,
+    "Pow": math.pow,
+    "Add": lambda x, y: x + y,
+    "Sub": lambda x, y: x - y,
+}
+
+
+def fixed_scalar(tensor: gs.Tensor, shapes: ShapeMap, depth: int = 0) -> float | None:
+    """Returns the value of a one-element tensor that is the same in every run, else None."""
+    constant = scalar_value(tensor)
+    if constant is not None:
+        return constant
+    content = shapes.content(tensor)
+    if content is not None and len(content.items) == 1 and content.items[0].value is not None:
+        return float(content.items[0].value)
+    node = producer(tensor)
+    if node is None or node.domain or depth > _DEPTH:
+        return None
+    try:
+        if node.op in _UNARY:
+            operand = fixed_scalar(node.inputs[0], shapes, depth + 1)
+            return None if operand is None else _UNARY[node.op](operand)
+        if node.op in _BINARY:
+            left = fixed_scalar(node.inputs[0], shapes, depth + 1)
+            right = fixed_scalar(node.inputs[1], shapes, depth + 1)
+            return None if left is None or right is None else _BINARY[node.op](left, right)
+    except (ValueError, ZeroDivisionError, OverflowError):
+        return None
+    return None
+
+
+def scaled_input(node: gs.Node, shapes: ShapeMap) -> tuple[gs.Tensor, float] | None:
+    """Reads Mul(x, c), Mul(c, x) or Div(x, c) with a fixed finite c; returns (x, factor)."""
+    if node.op not in ("Mul", "Div") or node.domain:
+        return None
+    left, right = node.inputs
+    factor = fixed_scalar(right, shapes)
+    source = left
+    if factor is None and node.op == "Mul":
+        factor, source = fixed_scalar(left, shapes), right
+    if factor is None or not math.isfinite(factor) or factor == 0:
+        return None
+    return source, 1 / factor if node.op == "Div" else factor

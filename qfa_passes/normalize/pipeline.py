@@ -1,0 +1,44 @@
+"""The passes of normalization, in order."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import onnx
+from onnx import ModelProto
+
+from qfa_passes.errors import UnsupportedModelError
+from qfa_passes.graph.graph_pass import GraphPass
+from qfa_passes.normalize.fold_shapes import FoldShapes
+from qfa_passes.normalize.lift_constants import LiftConstants
+from qfa_passes.normalize.remove_identity import RemoveIdentity
+
+NORMALIZE: Final[tuple[GraphPass, ...]] = (
+    LiftConstants(),  # first: the others look at initializers only
+    RemoveIdentity(),  # before shape folding, so that it sees fewer nodes
+    FoldShapes(),  # last: needs the shapes of what remains
+)
+
+OLDEST_OPSET: Final = 15
+"""The function body and the canonical forms need the operators of ai.onnx 15 (CastLike, Shape with start and end)."""
+
+TARGET_OPSET: Final = 17
+
+
+def raise_opset(proto: ModelProto) -> ModelProto:
+    """Converts a model older than ai.onnx 15 to 17; newer models are returned as they are.
+
+    Raises:
+        UnsupportedModelError: The converter of the onnx package cannot convert it.
+    """
+    version = next((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), 0)
+    if version >= OLDEST_OPSET:
+        return proto
+    try:
+        return onnx.version_converter.convert_version(proto, TARGET_OPSET)
+    except Exception as error:  # the converter raises RuntimeError and its own types
+        raise UnsupportedModelError(
+            f"the model uses ai.onnx opset {version} and could not be converted to {TARGET_OPSET}",
+            why=str(error).splitlines()[0] if str(error) else type(error).__name__,
+            hint=f"export it again with opset {TARGET_OPSET} or later",
+        ) from error

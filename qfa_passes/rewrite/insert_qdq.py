@@ -1,0 +1,74 @@
+"""Q/DQ pairs on the Q, K and V of planned sites."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar, Final
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from qfa_passes.core.passes import Contract
+from qfa_passes.core.plan import StaticScales
+from qfa_passes.core.site import AttentionSite, Operand
+from qfa_passes.graph.edit import constant, emit
+from qfa_passes.graph.graph_pass import GraphPass
+from qfa_passes.graph.ir import Graph
+
+CENTRE: Final = 128
+"""Zero point of the uint8 codes. ONNX Runtime 1.31 fails to load int8 pairs in front of a Transpose at opset 21 and
+later, and 1.24 miscomputes pairs without zero point; uint8 around 128 holds the same codes and loads everywhere."""
+
+
+class InsertQdq(GraphPass):
+    """Marks Q, K and V of each site with a Q/DQ pair of one static step.
+
+    Before: ``s = MatMul(q, kt)``. After: ``qq = QuantizeLinear(q, step, 128)``, ``qd = DequantizeLinear(qq, step, 128)``,
+    ``s = MatMul(qd, kt)``; likewise for K and V, each where the canonical (B, heads, rows, channels) value is.
+    """
+
+    name: ClassVar[str] = "insert-qdq"
+    contract: ClassVar[Contract] = Contract.QUANTIZES
+
+    def __init__(self, sites: Sequence[tuple[AttentionSite, StaticScales]]) -> None:
+        """Takes the sites and their calibrated steps."""
+        self._sites = sites
+
+    def run(self, graph: Graph) -> int:
+        """Inserts three pairs a site; operands that already have one are left alone."""
+        tensors, nodes = graph.tensors(), graph.node_index()
+        changes = 0
+        for site, scales in self._sites:
+            for operand, steps, letter in (
+                (site.query, scales.query, "q"),
+                (site.key, scales.key, "k"),
+                (site.value, scales.value, "v"),
+            ):
+                if operand.scale is None:
+                    step = float(np.max(steps))
+                    _insert(graph, nodes[operand.path[0]], tensors[operand.tensor], step, f"{site.name}/{letter}")
+                    changes += 1
+        return changes
+
+
+def shared_view(graph: Graph, operand: Operand) -> str | None:
+    """Names a node that reads an operand's view from outside the block, so that a Q/DQ pair would reach it too."""
+    nodes = graph.node_index()
+    for upper, lower in zip(operand.path, operand.path[1:], strict=False):
+        for tensor in nodes[upper].outputs:
+            for consumer in tensor.outputs:
+                if consumer.name != lower:
+                    return str(consumer.name)
+    return None
+
+
+def _insert(graph: Graph, consumer: gs.Node, tensor: gs.Tensor, step: float, stem: str) -> None:
+    dtype = np.float32 if tensor.dtype is None else tensor.dtype
+    scale = constant(graph, f"{stem}_scale", np.array(step, dtype=dtype))
+    zero = constant(graph, f"{stem}_zero_point", np.array(CENTRE, dtype=np.uint8))
+    codes = emit(graph, "QuantizeLinear", [tensor, scale, zero], f"{stem}_quantize", dtype=np.uint8)
+    back = emit(graph, "DequantizeLinear", [codes, scale, zero], f"{stem}_dequantize", dtype=dtype)
+    for position, value in enumerate(consumer.inputs):
+        if value is tensor:
+            consumer.inputs[position] = back
+            return
