@@ -18,7 +18,7 @@ from qfa_passes.errors import UnsupportedModelError
 from qfa_passes.fuse.body_features import BodyFeatures
 from qfa_passes.fuse.body_writer import BodyWriter
 from qfa_passes.quant import hadamard
-from qfa_passes.quant.attention import LOG2_E
+from qfa_passes.quant.attention import BIAS_LIMIT
 from qfa_passes.quant.int8 import CODE_MAX, SMALLEST_SCALE
 
 OPSETS: Final = range(15, 26)
@@ -161,10 +161,10 @@ def _write_softmax(w: BodyWriter, features: BodyFeatures, scores: str) -> str:
         visible.append("attn_mask")
     if "attn_bias" in features.inputs:
         bias = w.op("Cast", "attn_bias", to=TensorProto.FLOAT)
-        scores = w.op("Add", scores, bias)
-        # The kernel keeps scores in base 2: what overflows there is -inf, here too.
-        base_two = w.op("Mul", bias, w.constant(LOG2_E))
-        hidden = w.op("IsInf", base_two, detect_positive=0, detect_negative=1)
+        limit = float(BIAS_LIMIT)  # keeps the lowest float32 apart from LOWEST, as seen and masked
+        clamped = w.op("Clip", bias, w.constant(-limit), w.constant(limit))
+        scores = w.op("Add", scores, clamped)
+        hidden = w.op("IsInf", bias, detect_positive=0, detect_negative=1)
         visible.append(w.op("Not", hidden))
     if not visible:
         return w.op("Softmax", scores, axis=-1)

@@ -19,6 +19,10 @@ Bool = npt.NDArray[np.bool_]
 LOG2_E = np.float32(np.log2(np.e))
 P_LEVELS = np.float32(255)
 """Softmax weights are uint8 codes 0..255; the largest weight of a row in a key block gets 255."""
+ZERO_VALUE_STEP = np.float32(2.0**-60)
+"""Step of a row of zeros in V; as part of the weights it must be small."""
+BIAS_LIMIT = np.float32(2.0**126)
+"""Finite biases are clamped to this, so that the lowest float32 stays finite in base 2."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,16 +47,13 @@ class Masking:
         if self.mask is not None:
             seen &= np.asarray(self.mask, np.bool_)
         if self.bias is not None:
-            seen &= ~np.isneginf(self.bias_log2())
+            seen &= ~np.isneginf(np.asarray(self.bias, np.float32))
         return seen
 
     def bias_log2(self) -> Float:
-        """Returns the bias for scores in base 2; zero if there is none.
-
-        A bias below -2.35e38, such as the lowest float32, becomes -inf here: it means the same.
-        """
-        with np.errstate(over="ignore"):
-            return np.asarray(0 if self.bias is None else self.bias, np.float32) * LOG2_E
+        """Returns the bias for scores in base 2, zero if there is none."""
+        bias = np.asarray(0 if self.bias is None else self.bias, np.float32)
+        return np.clip(bias, -BIAS_LIMIT, BIAS_LIMIT) * LOG2_E
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,7 +180,10 @@ def _quantize_operands(
         q, k = hadamard.transform(q), hadamard.transform(k)
     q_codes, q_step = _quantize_rows(q, how.q_scale)
     k_codes, k_step = (x.repeat(group, axis=1) for x in _quantize_rows(k, how.k_scale))
-    v_codes, v_step = (x.repeat(group, axis=1) for x in _quantize_rows(v, how.v_scale))
+    v_codes, v_step = _quantize_rows(v, how.v_scale)
+    if how.v_scale is None:
+        v_step = np.where(v.any(axis=-1, keepdims=True), v_step, ZERO_VALUE_STEP)
+    v_codes, v_step = v_codes.repeat(group, axis=1), v_step.repeat(group, axis=1)
     return q_codes, q_step, k_codes, k_step, v_codes, v_step, factor
 
 

@@ -181,16 +181,32 @@ def test_rows_that_see_nothing_are_zero() -> None:
     q, k, v = unit_normal((1, 2, 1, 3, 70, 16, 8))
     mask = np.ones((3, 70), bool)
     mask[1] = False
-    lowest = np.where(mask, 0, np.finfo(np.float32).min)
-    for masking in (
-        Masking(mask=mask),
-        Masking(bias=np.where(mask, 0, -np.inf)),
-        Masking(bias=lowest),
-    ):
+    for masking in (Masking(mask=mask), Masking(bias=np.where(mask, 0, -np.inf))):
         for function in (attention_int8, attention_float64):
             output = function(q, k, v, scale=0.25, masking=masking)
             np.testing.assert_array_equal(output[:, :, 1], 0)
             assert output[:, :, [0, 2]].all()
+
+
+def test_the_lowest_float_masks_but_does_not_empty_a_row() -> None:
+    q, k, v = unit_normal((1, 2, 1, 3, 70, 16, 8))
+    mask = np.ones((3, 70), bool)
+    mask[0, 40:], mask[1] = False, False
+    lowest = Masking(bias=np.where(mask, 0, np.finfo(np.float32).min))
+    output = attention_int8(q, k, v, scale=0.25, masking=lowest)
+    expected = attention_int8(q, k, v, scale=0.25, masking=Masking(mask=mask))
+    np.testing.assert_array_equal(output[:, :, [0, 2]], expected[:, :, [0, 2]])
+    assert np.isfinite(output).all()
+    assert output[:, :, 1].all()
+
+
+def test_zero_rows_of_v_take_no_precision_from_small_ones() -> None:
+    q, k, v = unit_normal((1, 2, 1, 8, 70, 16, 8))
+    v *= 1e-3
+    v[:, :, ::7] = 0
+    assert (
+        nmse(attention_int8(q, k, v, scale=0.25), attention_float64(q, k, v, scale=0.25)) <= BOUND
+    )
 
 
 @pytest.mark.parametrize(("rows", "keys"), [(0, 5), (5, 0), (0, 0)])
