@@ -107,7 +107,7 @@ def write_plan(plan: Plan, path: Path) -> None:
 
 
 def _packed(tensors: dict[str, npt.NDArray[np.float32]]) -> bytes:
-    """Returns a .npz file; by hand, for np.savez takes no array named ``file`` and adds the time."""
+    """Returns a .npz file; by hand, for np.savez takes no array named ``file``."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for key, array in tensors.items():
