@@ -12,9 +12,9 @@ from models.perplexity import onnx_logits, perplexity, tokenize
 
 pytest.importorskip("transformers", reason="the extra [models] is not installed")
 
-from models import minilm, smollm2  # noqa: E402
-from models.agreement import largest_difference  # noqa: E402
-from models.corpus import heldout_text, token_blocks  # noqa: E402
+from models import minilm, smollm2
+from models.agreement import largest_difference
+from models.corpus import heldout_text, token_blocks
 
 pytestmark = pytest.mark.models
 
