@@ -1,0 +1,127 @@
+// Integer products with AMX tiles: 32 rows by 32 lanes in four accumulators.
+//
+// Tile instructions are written in assembly: the compiler's own forms for loading a configuration
+// and a tile do not say which memory they read, so stores before them may be dropped or moved.
+#include <immintrin.h>
+
+#include "kernels/kernels.h"
+
+namespace qfa {
+namespace {
+
+constexpr int kTileRows = 16;
+constexpr int kTileBytes = 64;  // of a tile's row
+
+#define QFA_TILE_LOAD(tile, base, stride)                                                   \
+  __asm__ volatile("tileloadd (%0,%1,1), %%tmm" #tile                                       \
+                   :                                                                        \
+                   : "r"(static_cast<const void*>(base)), "r"(static_cast<int64_t>(stride)) \
+                   : "memory")
+#define QFA_TILE_STORE(tile, base, stride)                                            \
+  __asm__ volatile("tilestored %%tmm" #tile ", (%0,%1,1)"                             \
+                   :                                                                  \
+                   : "r"(static_cast<void*>(base)), "r"(static_cast<int64_t>(stride)) \
+                   : "memory")
+#define QFA_TILE_ZERO(tile) __asm__ volatile("tilezero %%tmm" #tile::)
+// Adds the products of signed codes and unsigned packed codes.
+#define QFA_TILE_MULTIPLY(sum, codes, packed) \
+  __asm__ volatile("tdpbsud %%tmm" #packed ", %%tmm" #codes ", %%tmm" #sum::)
+
+struct alignas(64) TileConfig {
+  uint8_t palette, start_row, reserved[14];
+  uint16_t row_bytes[16];
+  uint8_t rows[16];
+};
+static_assert(sizeof(TileConfig) == 64);
+
+constexpr int64_t kScratchStride = kLanes * 4;
+
+// sums[32][kLanes] = rows (32, or 16 when `tall` is false) times packed, `steps` tiles of 64 codes
+// deep.
+template <bool tall, bool wide>
+inline __attribute__((always_inline)) void multiply(const int8_t* rows, int64_t row_stride,
+                                                    const uint8_t* packed, int64_t steps,
+                                                    int32_t* sums) {
+  QFA_TILE_ZERO(0);
+  if (wide) QFA_TILE_ZERO(1);
+  if (tall) QFA_TILE_ZERO(2);
+  if (tall && wide) QFA_TILE_ZERO(3);
+  for (int64_t step = 0; step < steps; ++step) {
+    const int8_t* codes = rows + step * kTileBytes;
+    const uint8_t* lanes = packed + step * kTileRows * kGroupBytes;
+    QFA_TILE_LOAD(4, codes, row_stride);
+    QFA_TILE_LOAD(6, lanes, kGroupBytes);
+    QFA_TILE_MULTIPLY(0, 4, 6);
+    if (wide) {
+      QFA_TILE_LOAD(7, lanes + kTileBytes, kGroupBytes);
+      QFA_TILE_MULTIPLY(1, 4, 7);
+    }
+    if (tall) {
+      QFA_TILE_LOAD(5, codes + kTileRows * row_stride, row_stride);
+      QFA_TILE_MULTIPLY(2, 5, 6);
+      if (wide) QFA_TILE_MULTIPLY(3, 5, 7);
+    }
+  }
+  QFA_TILE_STORE(0, sums, kScratchStride);
+  if (wide) QFA_TILE_STORE(1, sums + kVectorLanes, kScratchStride);
+  if (tall) QFA_TILE_STORE(2, sums + kTileRows * kLanes, kScratchStride);
+  if (tall && wide) QFA_TILE_STORE(3, sums + kTileRows * kLanes + kVectorLanes, kScratchStride);
+}
+
+void multiply_rows(const int8_t* rows, int64_t row_stride, const uint8_t* packed, int64_t steps,
+                   bool tall, bool wide, int32_t* sums) {
+  if (tall && wide) {
+    multiply<true, true>(rows, row_stride, packed, steps, sums);
+  } else if (tall) {
+    multiply<true, false>(rows, row_stride, packed, steps, sums);
+  } else if (wide) {
+    multiply<false, true>(rows, row_stride, packed, steps, sums);
+  } else {
+    multiply<false, false>(rows, row_stride, packed, steps, sums);
+  }
+}
+
+}  // namespace
+
+void begin_work_amxint8() {
+  TileConfig config = {};
+  config.palette = 1;
+  for (int tile = 0; tile < 8; ++tile) {
+    config.row_bytes[tile] = kTileBytes;
+    config.rows[tile] = kTileRows;
+  }
+  __asm__ volatile("ldtilecfg %0" : : "m"(config) : "memory");
+}
+
+void end_work_amxint8() { __asm__ volatile("tilerelease" ::); }
+
+void scores_amxint8(const int8_t* keys, int64_t key_stride, int64_t groups, const uint8_t* queries,
+                    int key_count, int vectors, int32_t* scores) {
+  const int64_t steps = (groups + 15) / 16;
+  for (int j = 0; j < key_count; j += 2 * kTileRows) {
+    multiply_rows(keys + j * key_stride, key_stride, queries, steps, key_count - j > kTileRows,
+                  vectors > 1, scores + j * kLanes);
+  }
+}
+
+void accumulate_amxint8(const int8_t* values, int64_t channels, const uint8_t* weights, int,
+                        const float* keep, const float* gain, int vectors, float* output) {
+  // Weights beyond the last key are zero, so all 64 keys can be multiplied.
+  alignas(64) int32_t sums[2 * kTileRows * kLanes];
+  for (int64_t c = 0; c < channels; c += 2 * kTileRows) {
+    const bool tall = channels - c > kTileRows;
+    multiply_rows(values + c * kKeyBlock, kKeyBlock, weights, 1, tall, vectors > 1, sums);
+    for (int v = 0; v < vectors; ++v) {
+      const __m512 kept = _mm512_loadu_ps(keep + v * kVectorLanes);
+      const __m512 gained = _mm512_loadu_ps(gain + v * kVectorLanes);
+      for (int r = 0; r < (tall ? 2 : 1) * kTileRows; ++r) {
+        float* target = output + (c + r) * kLanes + v * kVectorLanes;
+        const __m512 old = _mm512_mul_ps(_mm512_loadu_ps(target), kept);
+        const __m512i sum = _mm512_loadu_si512(sums + r * kLanes + v * kVectorLanes);
+        _mm512_storeu_ps(target, _mm512_fmadd_ps(gained, _mm512_cvtepi32_ps(sum), old));
+      }
+    }
+  }
+}
+
+}  // namespace qfa

@@ -1,0 +1,114 @@
+// Integer products with AVX2, exact: the byte multiply-add of AVX2 saturates at 16 bits, so bytes
+// are split into even and odd ones, widened, and multiplied in pairs of 16-bit words.
+#include <immintrin.h>
+
+#include "kernels/kernels.h"
+
+namespace qfa {
+namespace {
+
+constexpr int kRows = 4;
+constexpr int kWidth = 8;
+constexpr int kVectors = 2;
+
+__m256i load(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
+
+// product[r][v] = sum over groups of four codes of rows[r] times packed[group][lane], for 16 lanes.
+inline __attribute__((always_inline)) void multiply(const int8_t* rows, int64_t row_stride,
+                                                    const uint8_t* packed, int64_t groups,
+                                                    __m256i (&product)[kRows][kVectors]) {
+  for (int r = 0; r < kRows; ++r) {
+    for (int v = 0; v < kVectors; ++v) product[r][v] = _mm256_setzero_si256();
+  }
+  const __m256i low_bytes = _mm256_set1_epi16(0xff);
+  for (int64_t g = 0; g < groups; ++g) {
+    __m256i even[kVectors], odd[kVectors];
+    for (int v = 0; v < kVectors; ++v) {
+      const __m256i lanes = load(packed + g * kGroupBytes + v * 4 * kWidth);
+      even[v] = _mm256_and_si256(lanes, low_bytes);
+      odd[v] = _mm256_srli_epi16(lanes, 8);
+    }
+#pragma GCC unroll 4
+    for (int r = 0; r < kRows; ++r) {
+      int32_t four;
+      __builtin_memcpy(&four, rows + r * row_stride + 4 * g, 4);
+      const __m256i row = _mm256_set1_epi32(four);
+      const __m256i row_even = _mm256_srai_epi16(_mm256_slli_epi16(row, 8), 8);
+      const __m256i row_odd = _mm256_srai_epi16(row, 8);
+      for (int v = 0; v < kVectors; ++v) {
+        const __m256i pairs = _mm256_add_epi32(_mm256_madd_epi16(even[v], row_even),
+                                               _mm256_madd_epi16(odd[v], row_odd));
+        product[r][v] = _mm256_add_epi32(product[r][v], pairs);
+      }
+    }
+  }
+}
+
+}  // namespace
+
+void scores_avx2(const int8_t* keys, int64_t key_stride, int64_t groups, const uint8_t* queries,
+                 int key_count, int vectors, int32_t* scores) {
+  for (int lane = 0; lane < vectors * kVectorLanes; lane += kVectors * kWidth) {
+    for (int j = 0; j < key_count; j += kRows) {
+      __m256i product[kRows][kVectors];
+      multiply(keys + j * key_stride, key_stride, queries + 4 * lane, groups, product);
+      for (int r = 0; r < kRows; ++r) {
+        for (int v = 0; v < kVectors; ++v) {
+          int32_t* target = scores + (j + r) * kLanes + lane + v * kWidth;
+          _mm256_storeu_si256(reinterpret_cast<__m256i*>(target), product[r][v]);
+        }
+      }
+    }
+  }
+}
+
+void accumulate_avx2(const int8_t* values, int64_t channels, const uint8_t* weights, int key_count,
+                     const float* keep, const float* gain, int vectors, float* output) {
+  for (int lane = 0; lane < vectors * kVectorLanes; lane += kVectors * kWidth) {
+    for (int64_t c = 0; c < channels; c += kRows) {
+      __m256i product[kRows][kVectors];
+      multiply(values + c * kKeyBlock, kKeyBlock, weights + 4 * lane, key_count / 4, product);
+      for (int v = 0; v < kVectors; ++v) {
+        const __m256 kept = _mm256_loadu_ps(keep + lane + v * kWidth);
+        const __m256 gained = _mm256_loadu_ps(gain + lane + v * kWidth);
+        for (int r = 0; r < kRows; ++r) {
+          float* target = output + (c + r) * kLanes + lane + v * kWidth;
+          const __m256 old = _mm256_mul_ps(_mm256_loadu_ps(target), kept);
+          _mm256_storeu_ps(target, _mm256_fmadd_ps(gained, _mm256_cvtepi32_ps(product[r][v]), old));
+        }
+      }
+    }
+  }
+}
+
+void finish_rows_avx2(const float* output, int64_t channels, const float* factor, int vectors,
+                      float* rows) {
+  for (int lane = 0; lane < vectors * kVectorLanes; lane += kWidth) {
+    const __m256 by = _mm256_loadu_ps(factor + lane);
+    for (int64_t c = 0; c < channels; c += kWidth) {
+      __m256 x[8], y[8];
+      for (int i = 0; i < 8; ++i) {
+        const __m256 value = _mm256_loadu_ps(output + (c + i) * kLanes + lane);
+        x[i] = _mm256_add_ps(_mm256_mul_ps(value, by), _mm256_setzero_ps());
+      }
+      for (int i = 0; i < 8; i += 2) {
+        y[i] = _mm256_unpacklo_ps(x[i], x[i + 1]);
+        y[i + 1] = _mm256_unpackhi_ps(x[i], x[i + 1]);
+      }
+      for (int i = 0; i < 8; i += 4) {
+        x[i] = _mm256_shuffle_ps(y[i], y[i + 2], 0x44);
+        x[i + 1] = _mm256_shuffle_ps(y[i], y[i + 2], 0xee);
+        x[i + 2] = _mm256_shuffle_ps(y[i + 1], y[i + 3], 0x44);
+        x[i + 3] = _mm256_shuffle_ps(y[i + 1], y[i + 3], 0xee);
+      }
+      for (int i = 0; i < 4; ++i) {
+        _mm256_storeu_ps(rows + (lane + i) * channels + c,
+                         _mm256_permute2f128_ps(x[i], x[i + 4], 0x20));
+        _mm256_storeu_ps(rows + (lane + 4 + i) * channels + c,
+                         _mm256_permute2f128_ps(x[i], x[i + 4], 0x31));
+      }
+    }
+  }
+}
+
+}  // namespace qfa
