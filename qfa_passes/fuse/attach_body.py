@@ -32,7 +32,7 @@ def attach_body(proto: ModelProto, channels: int | None) -> int:
     features = BodyFeatures.of(nodes, opset, channels)
     names = {tensor.name for tensor in proto.graph.initializer}
     for node in nodes:
-        _complete(proto, node, features, channels or 1, names)
+        _complete(proto, node, features, names)
     proto.functions.append(function_body(features))
     proto.ir_version = max(proto.ir_version, LOWEST_IR)
     for entry in list(proto.opset_import):
@@ -50,15 +50,11 @@ def is_fused(node: NodeProto) -> bool:
 _IDENTITY = (opspec.DOMAIN, opspec.OP_TYPE)
 
 
-def _complete(
-    proto: ModelProto, node: NodeProto, features: BodyFeatures, channels: int, names: set[str]
-) -> None:
-    kv_heads = next(item.i for item in node.attribute if item.name == "kv_num_heads")
+def _complete(proto: ModelProto, node: NodeProto, features: BodyFeatures, names: set[str]) -> None:
     formal = features.input_names()
     node.input.extend([""] * (len(formal) - len(node.input)))
-    for name, value in features.neutral_inputs(node, kv_heads, channels).items():
-        suffix = f"_{kv_heads}" if value.ndim else ""
-        label = f"{opspec.DOMAIN}/neutral_{name}{suffix}"
+    for name, value in features.neutral_inputs(node).items():
+        label = f"{opspec.DOMAIN}/neutral_{name}"
         if label not in names:
             tensor: TensorProto = numpy_helper.from_array(value, label)
             proto.graph.initializer.append(tensor)

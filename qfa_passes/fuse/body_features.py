@@ -88,14 +88,15 @@ class BodyFeatures:
         )
         return [spec.name for spec in opspec.INPUTS[:count]]
 
-    def neutral_inputs(
-        self, node: NodeProto, kv_num_heads: int, channels: int
-    ) -> dict[str, npt.NDArray[np.generic]]:
-        """Returns values, by name, for optional inputs that the body reads and ``node`` lacks."""
+    def neutral_inputs(self, node: NodeProto) -> dict[str, npt.NDArray[np.generic]]:
+        """Returns values, by name, for optional inputs that the body reads and ``node`` lacks.
+
+        They are single elements, which the operator knows to ignore at no cost.
+        """
         neutral: dict[str, npt.NDArray[np.generic]] = {
             "attn_mask": np.array(True),
             "attn_bias": np.array(0, np.float32),
-            "k_mean": np.zeros((kv_num_heads, channels), np.float32),
+            "k_mean": np.zeros((1, 1), np.float32),
         }
         present = {spec.name for spec, name in zip(opspec.INPUTS, node.input, strict=False) if name}
         return {name: neutral[name] for name in OPTIONAL_INPUTS if name in self.inputs - present}

@@ -71,7 +71,7 @@ def build_model(sites: Sequence[Site], opset: int) -> tuple[ModelProto, dict[str
     initializers: list[TensorProto] = []
     graph_inputs, graph_outputs = [], []
     for index, (site, node) in enumerate(zip(sites, nodes, strict=True)):
-        neutral = features.neutral_inputs(node, site.kv_heads, site.inputs["query"].shape[3])
+        neutral = features.neutral_inputs(node)
         for name, value in neutral.items():
             position = opspec.input_index(name)
             node.input.extend([""] * (position + 1 - len(node.input)))
