@@ -13,7 +13,7 @@ from qfa_passes.core.plan import StaticScales
 from qfa_passes.core.site import AttentionSite, Operand
 from qfa_passes.graph.edit import constant, emit
 from qfa_passes.graph.graph_pass import GraphPass
-from qfa_passes.graph.ir import Graph
+from qfa_passes.graph.ir import Graph, is_op
 
 CENTRE: Final = 128
 """Zero point of the uint8 codes. ONNX Runtime 1.31 fails to load int8 pairs in front of a Transpose at opset 21 and
@@ -57,7 +57,7 @@ def shared_view(graph: Graph, operand: Operand) -> str | None:
     for upper, lower in zip(operand.path, operand.path[1:], strict=False):
         for tensor in nodes[upper].outputs:
             for consumer in tensor.outputs:
-                if consumer.name != lower:
+                if consumer.name != lower and not is_op(consumer, "Shape"):
                     return str(consumer.name)
     return None
 

@@ -1,0 +1,196 @@
+"""The Python API: optimize, inspect, verify, doctor."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from onnx import ModelProto
+
+from qfa_passes import pipeline
+from qfa_passes.config import FORMATS, Options, Progress, StopAfter, parse_choice, parse_patterns
+from qfa_passes.core.dataset import DataSet
+from qfa_passes.core.formats import AttentionFormat, LinearFormat, Rotation, ScaleMode, VerifyLevel
+from qfa_passes.core.model import LoadedModel
+from qfa_passes.core.outcome import Report
+from qfa_passes.core.plan import Plan
+from qfa_passes.core.site import AttentionSite, Refusal
+from qfa_passes.data import read_data
+from qfa_passes.errors import UsageError
+from qfa_passes.load import read_model
+from qfa_passes.save import to_model_proto, write_model
+from qfa_passes.verify.models import verify_models
+
+if TYPE_CHECKING:
+    from qfa_passes.core.comparison import ModelComparison
+    from qfa_passes.runtime.doctor import DoctorReport
+
+Source = str | os.PathLike[str] | bytes | ModelProto
+ExternalData = Literal["auto", "always", "never"]
+
+
+@dataclass(slots=True)
+class Optimized:
+    """What `optimize` made.
+
+    Attributes:
+        loaded: The result with its weights where they are (in the source's files, mostly).
+        plan: What each site got; write it with `qfa_passes.plan.plan_file.write_plan`, edit it, and pass it back.
+        report: What happened.
+    """
+
+    loaded: LoadedModel
+    plan: Plan
+    report: Report
+    _model: ModelProto | None = field(default=None, repr=False)
+
+    @property
+    def model(self) -> ModelProto:
+        """The result as one ModelProto with all weights inside.
+
+        Raises:
+            SaveError: It exceeds 2 GiB; use `save`.
+        """
+        if self._model is None:
+            self._model = to_model_proto(self.loaded)
+        return self._model
+
+    def save(self, path: str | os.PathLike[str], *, external_data: ExternalData = "auto") -> None:
+        """Writes the result, atomically; weights go to a data file beside it where one file cannot hold them."""
+        write_model(self.loaded, path, external_data=external_data)
+
+
+def optimize(
+    model: Source,
+    *,
+    output: str | os.PathLike[str] | None = None,
+    format: str = "int8",  # noqa: A002  (the word of the command line)
+    attention: str | None = None,
+    linear: str | None = None,
+    scale_mode: str = "dynamic",
+    rotate: str = "auto",
+    calibration: str | os.PathLike[str] | DataSet | None = None,
+    stop_after: str | None = None,
+    verify: str = "fast",
+    exclude: Sequence[str] = (),
+    plan: str | os.PathLike[str] | None = None,
+    max_error: float = 5e-4,
+    external_data: ExternalData = "auto",
+    seed: int = 0,
+    require_match: bool = False,
+    dry_run: bool = False,
+    progress: Progress | None = None,
+) -> Optimized:
+    """Finds every attention of a model, quantizes it and fuses it into QuantFlashAttention.
+
+    Args:
+        model: Path, bytes or ModelProto; never changed.
+        output: Where to save the result; None saves nothing.
+        format: Sets attention and linear layers together: ``int8``.
+        attention: Attention alone: ``int8`` or ``none``.
+        linear: Linear layers alone: ``none``.
+        scale_mode: ``dynamic`` (the operator finds a step per token) or ``static`` (calibrated steps).
+        rotate: ``auto``, ``none`` or ``hadamard``: rotation of Q and K; ``auto`` measures both.
+        calibration: A .npz or .txt file or a DataSet; None uses seeded random inputs and says so.
+        stop_after: ``normalize``, ``rewrite`` (the Q/DQ graph) or ``fuse`` (the default).
+        verify: ``off``, ``fast`` (every site, and the outputs) or ``full`` (normalization too).
+        exclude: Regular expressions; sites whose name matches stay in float.
+        plan: Plan file to obey.
+        max_error: Largest NMSE of a site; beyond it the site stays in float.
+        external_data: ``auto``, ``always`` or ``never``.
+        seed: Of inputs made up for verification.
+        require_match: Raise NothingMatchedError if nothing was fused.
+        dry_run: Do everything but write files.
+        progress: Called with (stage, done, total).
+
+    Raises:
+        QfaError: A subclass with code, cause and hint; see `qfa_passes.errors`.
+    """
+    preset = FORMATS.get(format)
+    if preset is None:
+        raise UsageError(f"format is '{format}'", hint=f"choose one of: {', '.join(FORMATS)}")
+    options = Options(
+        attention=parse_choice(AttentionFormat, attention or preset[0], "attention"),
+        linear=parse_choice(LinearFormat, linear or preset[1], "linear"),
+        scale_mode=parse_choice(ScaleMode, scale_mode, "scale_mode"),
+        rotation=None if rotate == "auto" else parse_choice(Rotation, rotate, "rotate"),
+        stop_after=parse_choice(StopAfter, stop_after or StopAfter.FUSE, "stop_after"),
+        verify=parse_choice(VerifyLevel, verify, "verify"),
+        exclude=parse_patterns(tuple(exclude)),
+        plan=None if plan is None else Path(plan),
+        max_error=max_error,
+        external_data=external_data,
+        seed=seed,
+        require_match=require_match,
+        dry_run=dry_run,
+    )
+    if not max_error >= 0:
+        raise UsageError(f"max_error is {max_error}", hint="give a number that is not negative")
+    loaded = read_model(model)
+    data = _calibration(calibration, loaded)
+    outcome = pipeline.Run(loaded, options, data, progress)(None if output is None else Path(output))
+    return Optimized(outcome.model, outcome.plan, outcome.report)
+
+
+def inspect(model: Source) -> list[AttentionSite | Refusal]:
+    """Returns every attention block of a model: as a site, or as a refusal with its reason."""
+    return pipeline.match(pipeline.normalize(read_model(model)))
+
+
+def verify(
+    a: str | os.PathLike[str] | LoadedModel,
+    b: str | os.PathLike[str] | LoadedModel,
+    data: str | os.PathLike[str] | DataSet | None = None,
+    *,
+    tokenizer: str | None = None,
+    samples: int | None = None,
+    context: int = 512,
+    latency_runs: int = 0,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> ModelComparison:
+    """Compares two models on data: outputs, and for language models perplexity, divergence and top-1 agreement.
+
+    Args:
+        a: The reference.
+        b: The model under test.
+        data: A .txt or .npz file, a DataSet, or None for seeded random inputs.
+        tokenizer: ``bytes`` or a tokenizer.json; None looks into the models' metadata and folders.
+        samples: Blocks of text or samples; None for 16 blocks, or all samples.
+        context: Tokens per block.
+        latency_runs: Timed runs of each model.
+        threads: Threads per model.
+        progress: Called with (stage, done, total).
+    """
+    first, second = _loaded(a), _loaded(b)
+    if not isinstance(data, DataSet):
+        path = None if data is None else Path(data)
+        data = read_data(path, first, tokenizer=tokenizer, samples=samples, context=context)
+    return verify_models(
+        first,
+        second,
+        data,
+        latency_runs=latency_runs,
+        threads=threads,
+        progress=progress,
+    )
+
+
+def doctor() -> DoctorReport:
+    """Checks the installation: versions, library, instruction sets, a self-test of the operator."""
+    from qfa_passes.runtime.doctor import run_doctor
+
+    return run_doctor()
+
+
+def _loaded(model: str | os.PathLike[str] | LoadedModel) -> LoadedModel:
+    return model if isinstance(model, LoadedModel) else read_model(model)
+
+
+def _calibration(given: str | os.PathLike[str] | DataSet | None, model: LoadedModel) -> DataSet | None:
+    if given is None or isinstance(given, DataSet):
+        return given
+    return read_data(Path(given), model)

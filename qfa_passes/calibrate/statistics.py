@@ -1,0 +1,73 @@
+"""Streaming, mergeable statistics of one attention site."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from qfa_passes.core.plan import StaticScales
+from qfa_passes.core.site import AttentionSite, Operand
+from qfa_passes.errors import InvalidDataError
+
+Array = npt.NDArray[Any]
+_CODES = 127
+
+
+@dataclass(slots=True)
+class SiteStatistics:
+    """What Q, K and V of one site looked like so far.
+
+    Attributes:
+        site: The site.
+        peaks: Largest magnitude of Q, K and V.
+        key_sum: Sum of K over batches and keys, (Hkv, D), float64.
+        keys: Number of keys summed.
+    """
+
+    site: AttentionSite
+    peaks: dict[str, float] = field(default_factory=lambda: dict.fromkeys("qkv", 0.0))
+    key_sum: npt.NDArray[np.float64] | None = None
+    keys: int = 0
+
+    def update(self, values: Mapping[str, Array], run: str) -> None:
+        """Adds one run.
+
+        Args:
+            values: Captured values by name.
+            run: Words for the run, for messages.
+
+        Raises:
+            InvalidDataError: Q, K or V holds NaN or infinity.
+        """
+        for letter, operand in zip("qkv", (self.site.query, self.site.key, self.site.value), strict=True):
+            array = values[operand.tensor]
+            peak = float(np.max(np.abs(array), initial=0.0))
+            if not np.isfinite(peak):
+                raise InvalidDataError(
+                    f"{letter.upper()} of attention '{self.site.name}' is not finite in {run}",
+                    hint="remove this sample, or check the model on it in float",
+                )
+            self.peaks[letter] = max(self.peaks[letter], peak)
+        keys = canonical(values, self.site.key)
+        total = keys.astype(np.float64).sum(axis=(0, 2))
+        self.key_sum = total if self.key_sum is None else self.key_sum + total
+        self.keys += keys.shape[0] * keys.shape[2]
+
+    def scales(self) -> StaticScales:
+        """Static steps: the largest magnitude over 127 for each of Q, K and V."""
+        steps = {letter: (peak / _CODES if peak else 1.0,) for letter, peak in self.peaks.items()}
+        return StaticScales(steps["q"], steps["k"], steps["v"])
+
+    def k_mean(self) -> npt.NDArray[np.float32] | None:
+        """Mean key per head and channel, (Hkv, D); None before the first run."""
+        return None if self.key_sum is None else (self.key_sum / max(self.keys, 1)).astype(np.float32)
+
+
+def canonical(values: Mapping[str, Array], operand: Operand) -> Array:
+    """The operand as (B, heads, rows, channels)."""
+    array = values[operand.tensor]
+    return array if operand.perm is None else array.transpose(operand.perm)

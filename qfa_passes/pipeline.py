@@ -1,0 +1,320 @@
+"""THE order of things: load, normalize, match, calibrate, plan, rewrite, fuse, verify, save.
+
+Each stage is a folder and knows only the shared vocabulary; this file alone knows their order and says why.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy.typing as npt
+import onnx
+from onnx import ModelProto
+
+from qfa_passes.calibrate import SiteStatistics, capture
+from qfa_passes.config import Options, Progress, StopAfter
+from qfa_passes.core.dataset import DataSet
+from qfa_passes.core.formats import AttentionFormat, VerifyLevel
+from qfa_passes.core.model import LoadedModel
+from qfa_passes.core.outcome import Report, SiteOutcome, SiteStatus, StageTiming
+from qfa_passes.core.plan import Plan, SitePlan
+from qfa_passes.core.site import AttentionSite, Refusal
+from qfa_passes.errors import NothingMatchedError
+from qfa_passes.fuse.attach_body import attach_body
+from qfa_passes.fuse.fuse_attention import FuseAttention
+from qfa_passes.fuse.replay import replay_model, site_values
+from qfa_passes.graph.graph_pass import run_passes
+from qfa_passes.graph.ir import Graph
+from qfa_passes.match import find_sites
+from qfa_passes.normalize import NORMALIZE, raise_opset
+from qfa_passes.plan.choose import Candidate, candidates, choose, draft_plan
+from qfa_passes.plan.plan_file import read_plan
+from qfa_passes.rewrite import InsertQdq
+from qfa_passes.rewrite.insert_qdq import shared_view
+from qfa_passes.runtime.environment import describe_environment, library_or_none
+from qfa_passes.save import write_model
+from qfa_passes.save.serialize import serialize_inline
+from qfa_passes.verify.models import CALIBRATION_KEY
+from qfa_passes.verify.seeded import seeded_data
+from qfa_passes.verify.sites import SiteError, measure_site
+from qfa_passes.verify.whole_model import check_exact, compare_outputs
+
+Array = npt.NDArray[Any]
+
+_HELD_RUNS: Final = 2
+"""Runs whose activations are kept for measuring sites; statistics see all runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a run of the pipeline made."""
+
+    model: LoadedModel
+    plan: Plan
+    report: Report
+
+
+def normalize(model: LoadedModel) -> LoadedModel:
+    """The canonical float graph, with types and shapes."""
+    graph = Graph(typed(raise_opset(model.proto)))
+    run_passes(graph, NORMALIZE)
+    return model.replace_proto(typed(graph.finish()))
+
+
+def match(model: LoadedModel) -> list[AttentionSite | Refusal]:
+    """The attention of a normalized model."""
+    return find_sites(Graph(model.proto))
+
+
+def typed(proto: ModelProto) -> ModelProto:
+    """Adds inferred types and shapes; a model that inference rejects is returned as it is."""
+    try:
+        return onnx.shape_inference.infer_shapes(proto, data_prop=True)
+    except onnx.shape_inference.InferenceError:
+        return proto
+
+
+class Run:
+    """One run of the pipeline over one model."""
+
+    def __init__(
+        self, source: LoadedModel, options: Options, data: DataSet | None, progress: Progress | None
+    ) -> None:
+        """Takes a loaded model; ``data`` is calibration data or None."""
+        self.source, self.options, self.data = source, options, data
+        self.report = Report(source=str(source.path or "<ModelProto>"), settings=options.as_words())
+        self._progress: Progress = progress or (lambda stage, done, total: None)
+        self._runs: list[dict[str, Array]] = []
+        self._statistics: dict[str, SiteStatistics] = {}
+        self._library = library_or_none()
+
+    def __call__(self, output: Path | None) -> Outcome:
+        """Runs all stages up to ``options.stop_after``."""
+        with self._stage("normalize"):
+            normal = normalize(self.source)
+        with self._stage("match"):
+            found = match(normal)
+        sites = [entry for entry in found if isinstance(entry, AttentionSite)]
+        chosen = self._chosen(normal, sites)
+        active = [site for site in sites if site.name not in chosen]
+        if self.options.stop_after is not StopAfter.NORMALIZE and active:
+            with self._stage("calibrate"):
+                self._calibrate(normal, active)
+        with self._stage("plan"):
+            plan, errors = self._plan(normal, active, chosen)
+        result = normal
+        if self.options.stop_after is not StopAfter.NORMALIZE:
+            with self._stage("rewrite"):  # before fusing: the Q/DQ graph is an artefact of its own
+                result = self._rewrite(normal, plan, active)
+        if self.options.stop_after is StopAfter.FUSE:
+            with self._stage("fuse"):  # finds the sites again, through their Q/DQ pairs
+                result = self._fuse(result, plan)
+        with self._stage("verify"):
+            self._verify_model(normal, result)
+        self._record(found, plan, errors)
+        if self.options.require_match and not self.report.count(SiteStatus.FUSED):
+            raise NothingMatchedError(
+                f"no attention was fused in '{self.report.source}'",
+                why="; ".join(dict.fromkeys(site.reason for site in self.report.sites)) or "it has none",
+                hint="run `inspect` to see what was found",
+            )
+        if output is not None and not self.options.dry_run:
+            with self._stage("save"):  # last: nothing is written before everything is checked
+                self._save(result, output)
+        self.report.environment = describe_environment(self._library)
+        return Outcome(result, plan, self.report)
+
+    @contextmanager
+    def _stage(self, name: str) -> Iterator[None]:
+        self._progress(name, 0, 1)
+        start = time.perf_counter()
+        yield
+        self.report.timings.append(StageTiming(name, time.perf_counter() - start))
+        self._progress(name, 1, 1)
+
+    def _chosen(self, normal: LoadedModel, sites: list[AttentionSite]) -> dict[str, str]:
+        """Sites that stay in float by choice, with the reason."""
+        exempt: dict[str, str] = {}
+        if self.options.attention is AttentionFormat.NONE:
+            return {site.name: "attention format is none" for site in sites}
+        graph = Graph(normal.proto)
+        for site in sites:
+            if any(pattern.search(site.name) for pattern in self.options.exclude):
+                exempt[site.name] = "excluded by name"
+                continue
+            for operand in (site.query, site.key, site.value):
+                outsider = shared_view(graph, operand)
+                if outsider is not None:
+                    exempt[site.name] = f"node '{outsider}' reads a reshaped Q, K or V of this block too"
+        return exempt
+
+    def _calibrate(self, normal: LoadedModel, sites: list[AttentionSite]) -> None:
+        data = self.data
+        if data is None:
+            data = seeded_data(normal.proto, seed=self.options.seed, samples=_HELD_RUNS)
+            self.report.warnings.append(
+                "no calibration data: sites are verified on seeded random inputs; give --calib for real ones"
+            )
+        self.report.data = data.label
+        self._statistics = {site.name: SiteStatistics(site) for site in sites}
+        names = [name for site in sites for name in (*site_values(site), site.output)]
+        names += [value.name for value in normal.proto.graph.output]
+        for number, values in enumerate(capture(normal, names, data.feeds)):
+            self._progress("calibrate", number, len(data.feeds))
+            for statistics in self._statistics.values():
+                statistics.update(values, f"run {number} of {data.label}")
+            if number < _HELD_RUNS:
+                self._runs.append(values)
+        self._feeds = data.feeds[:_HELD_RUNS]
+
+    def _plan(
+        self, normal: LoadedModel, sites: list[AttentionSite], exempt: dict[str, str]
+    ) -> tuple[Plan, dict[str, SiteError]]:
+        """Decides, measures, and takes back what is out of bound."""
+        names = {site.name for site in sites}
+        if self.options.plan is not None:
+            given = read_plan(
+                self.options.plan, model_digest=self.source.digest, site_names=names | exempt.keys()
+            )
+            plan = _completed(given, sites)
+            errors = self._measure(normal, sites, plan)
+        else:
+            plan, errors = self._best_plan(normal, sites)
+        out = {name for name, error in errors.items() if not error.nmse <= self.options.max_error}
+        kept = tuple(
+            replace(entry, format=AttentionFormat.NONE) if entry.name in out else entry
+            for entry in plan.sites
+        )
+        left = tuple(
+            SitePlan(name, format=AttentionFormat.NONE, exempt=reason) for name, reason in exempt.items()
+        )
+        return replace(plan, sites=kept + left), errors
+
+    def _best_plan(
+        self, normal: LoadedModel, sites: list[AttentionSite]
+    ) -> tuple[Plan, dict[str, SiteError]]:
+        measured: list[tuple[Candidate, Plan, dict[str, SiteError]]] = []
+        options = candidates(self.options.rotation, sites, shift_keys=self.data is not None)
+        if self.options.verify is VerifyLevel.OFF or not self._runs:
+            options = options[:1]
+        for candidate in options:
+            plan = draft_plan(
+                self.source.digest, sites, self._statistics, candidate, self.options.attention, self.options.scale_mode
+            )
+            measured.append((candidate, plan, self._measure(normal, sites, plan)))
+        return choose(measured)
+
+    def _measure(
+        self, normal: LoadedModel, sites: list[AttentionSite], plan: Plan
+    ) -> dict[str, SiteError]:
+        if self.options.verify is VerifyLevel.OFF or not self._runs:
+            return {}
+        opset = Graph(normal.proto).opset
+        errors: dict[str, SiteError] = {}
+        for number, site in enumerate(sites):
+            self._progress("measure sites", number, len(sites))
+            entry = plan.site(site.name)
+            if entry is None or not entry.quantized:
+                continue
+            replay = replay_model(site, entry, plan.k_mean(entry), self._runs[0], opset)
+            errors[site.name] = measure_site(site, replay, self._runs, library=self._library is not None)
+        return errors
+
+    def _rewrite(self, normal: LoadedModel, plan: Plan, sites: list[AttentionSite]) -> LoadedModel:
+        graph = Graph(normal.proto)
+        marked = []
+        for site in sites:
+            entry = plan.site(site.name)
+            if entry is not None and entry.quantized:
+                scales = entry.scales or self._statistics[site.name].scales()
+                marked.append((site, scales))
+        run_passes(graph, [InsertQdq(marked)])
+        return normal.replace_proto(typed(graph.finish()))
+
+    def _fuse(self, quantized: LoadedModel, plan: Plan) -> LoadedModel:
+        graph = Graph(quantized.proto)
+        chosen: list[tuple[AttentionSite, SitePlan]] = []
+        for site in find_sites(graph):
+            entry = plan.site(site.name) if isinstance(site, AttentionSite) else None
+            if isinstance(site, AttentionSite) and site.quantized and entry is not None and entry.quantized:
+                chosen.append((site, entry))
+        shifts = {site.name: plan.k_mean(entry) for site, entry in chosen}
+        k_means = {name: shift for name, shift in shifts.items() if shift is not None}
+        run_passes(graph, [FuseAttention(chosen, k_means)])
+        proto = graph.finish()
+        channels = {site.qk_channels for site, _ in chosen}
+        attach_body(proto, channels.pop() if len(channels) == 1 else None)
+        if self.data is not None and self.data.digest:
+            proto.metadata_props.add(key=CALIBRATION_KEY, value=self.data.digest)
+        return quantized.replace_proto(proto)
+
+    def _verify_model(self, normal: LoadedModel, result: LoadedModel) -> None:
+        if self.options.verify is VerifyLevel.OFF or not self._runs or result is normal:
+            return
+        if self.options.verify is VerifyLevel.FULL:
+            check_exact(self.source, normal, self._feeds)
+        self.report.model_nmse = compare_outputs(
+            result, self._feeds, self._runs, library=self._library is not None
+        )
+
+    def _record(
+        self, found: list[AttentionSite | Refusal], plan: Plan, errors: dict[str, SiteError]
+    ) -> None:
+        for entry in found:
+            if isinstance(entry, Refusal):
+                reason = entry.reason + (f" ({entry.hint})" if entry.hint else "")
+                self.report.sites.append(SiteOutcome(entry.where, SiteStatus.REFUSED, reason))
+            else:
+                self.report.sites.append(self._outcome(entry, plan, errors.get(entry.name)))
+
+    def _outcome(self, site: AttentionSite, plan: Plan, error: SiteError | None) -> SiteOutcome:
+        entry = plan.site(site.name)
+        status, reason = SiteStatus.FUSED, ""
+        if entry is not None and entry.exempt:
+            status, reason = SiteStatus.EXEMPT, entry.exempt
+        elif error is not None and not error.nmse <= self.options.max_error:
+            status = SiteStatus.RESTORED
+            reason = f"NMSE {error.nmse:.1e} is above the bound {self.options.max_error:.1e}"
+        elif entry is None or not entry.quantized:
+            status, reason = SiteStatus.EXEMPT, "left in float by the plan"
+        elif self.options.stop_after is not StopAfter.FUSE:
+            status, reason = SiteStatus.EXEMPT, f"stopped after {self.options.stop_after}"
+        return SiteOutcome(
+            name=site.name,
+            status=status,
+            reason=reason,
+            nmse=None if error is None else error.nmse,
+            bound=None if error is None else self.options.max_error,
+            description=describe(site),
+        )
+
+    def _save(self, result: LoadedModel, output: Path) -> None:
+        saved = write_model(
+            result, output, external_data=self.options.external_data, source=self.source.path
+        )
+        self.report.target = str(output)
+        self.report.sizes = {"before": serialize_inline(self.source).nbytes, "after": saved.nbytes}
+        for path in saved.stale:
+            self.report.warnings.append(f"'{path}' is no longer used by '{output}'")
+
+
+def describe(site: AttentionSite) -> str:
+    """Heads, channels and mask in a few words, e.g. ``GQA 9:3, D 64, causal``."""
+    kind = "MHA" if site.kv_num_heads == site.num_heads else "MQA" if site.kv_num_heads == 1 else "GQA"
+    heads = f"{site.num_heads}" if kind == "MHA" else f"{site.num_heads}:{site.kv_num_heads}"
+    channels = f"D {site.qk_channels}" + (f"/{site.v_channels}" if site.v_channels != site.qk_channels else "")
+    return f"{kind} {heads}, {channels}, {site.mask.describe()}"
+
+
+def _completed(plan: Plan, sites: list[AttentionSite]) -> Plan:
+    """Adds the defaults for sites that a plan file does not name."""
+    missing = tuple(SitePlan(site.name) for site in sites if plan.site(site.name) is None)
+    return replace(plan, sites=plan.sites + missing)
+
+
+

@@ -1,0 +1,106 @@
+"""Statistics and measurements -> Plan: which rotation and shift the model gets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from qfa_passes.core.formats import AttentionFormat, Rotation, ScaleMode
+from qfa_passes.core.plan import Plan, SitePlan, StaticScales
+from qfa_passes.core.site import AttentionSite
+
+_BETTER: Final = 0.9
+"""A costlier candidate must bring the mean error below this fraction of the cheaper one's."""
+_SMALLEST_BLOCK: Final = 8
+
+
+class Statistics(Protocol):
+    """What calibration knows of a site."""
+
+    def scales(self) -> StaticScales:
+        """Static steps."""
+        ...
+
+    def k_mean(self) -> npt.NDArray[np.float32] | None:
+        """Mean key, (Hkv, D)."""
+        ...
+
+
+class Error(Protocol):
+    """What was measured on a site."""
+
+    @property
+    def nmse(self) -> float:
+        """Normalized mean squared error."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One way to treat Q and K before quantization, for all sites of a model."""
+
+    rotation: Rotation
+    shift_keys: bool
+
+
+def candidates(
+    rotation: Rotation | None, sites: Sequence[AttentionSite], *, shift_keys: bool
+) -> list[Candidate]:
+    """The candidates worth measuring, cheapest first.
+
+    Args:
+        rotation: Fixed by the user; None tries all that the channel counts allow.
+        sites: The sites; a model gets one rotation, and rotates only if all have the same, divisible D.
+        shift_keys: Whether a calibrated mean of K may be subtracted.
+    """
+    rotations = [Rotation.NONE] if rotation is None else [rotation]
+    channels = {site.qk_channels for site in sites}
+    if rotation is None and len(channels) == 1 and not next(iter(channels)) % _SMALLEST_BLOCK:
+        rotations.append(Rotation.HADAMARD)
+    shifts = (False, True) if shift_keys else (False,)
+    return [Candidate(choice, shift) for choice in rotations for shift in shifts]
+
+
+def draft_plan(
+    digest: str,
+    sites: Sequence[AttentionSite],
+    statistics: Mapping[str, Statistics],
+    candidate: Candidate,
+    attention: AttentionFormat,
+    scale_mode: ScaleMode,
+) -> Plan:
+    """The plan that treats every site like ``candidate``."""
+    entries: list[SitePlan] = []
+    tensors: dict[str, npt.NDArray[np.float32]] = {}
+    for site in sites:
+        known = statistics.get(site.name)
+        shift = known.k_mean() if known is not None and candidate.shift_keys else None
+        if shift is not None:
+            tensors[f"{site.name}/k_mean"] = shift
+        static = scale_mode is ScaleMode.STATIC and known is not None
+        entries.append(
+            SitePlan(
+                site.name,
+                format=attention,
+                scale_mode=scale_mode,
+                rotation=candidate.rotation,
+                scales=known.scales() if static and known is not None else None,
+                k_mean=f"{site.name}/k_mean" if shift is not None else None,
+            )
+        )
+    return Plan(digest, tuple(entries), tensors=tensors)
+
+
+def choose(measured: Iterable[tuple[Candidate, Plan, Mapping[str, Any]]]) -> tuple[Plan, Any]:
+    """Picks the plan with the smallest mean error over sites; ties and near-ties go to the cheaper one."""
+    best: tuple[float, Plan, Mapping[str, Any]] | None = None
+    for _, plan, errors in measured:
+        mean = float(np.mean([error.nmse for error in errors.values()])) if errors else 0.0
+        if best is None or mean < _BETTER * best[0]:
+            best = (mean, plan, errors)
+    assert best is not None, "there is always at least one candidate"
+    return best[1], best[2]
