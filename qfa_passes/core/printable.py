@@ -1,9 +1,5 @@
 """Names from a model, made safe to show: a model may call a node anything, including terminal commands."""
 
-from typing import Final
-
-_DANGEROUS_CATEGORIES: Final = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
-
 
 def printable(text: str | bytes, limit: int = 120) -> str:
     """Returns ``text`` with every control, format and line-breaking character escaped, and long text cut.
@@ -13,24 +9,19 @@ def printable(text: str | bytes, limit: int = 120) -> str:
 
     Args:
         text: A name from a model or a file; bytes when it was no valid UTF-8.
-        limit: Longest result before the middle is cut out.
+        limit: Longest result before escaping; the middle is cut out.
     """
     if isinstance(text, bytes):
         text = text[: 4 * limit].decode("utf-8", "backslashreplace")
     if len(text) > limit:
         half = (limit - 5) // 2
         text = f"{text[:half]} ... {text[-half:]}"
-    return "".join(_escape(character) for character in text)
+    return text if text.isprintable() else "".join(map(_escape, text))
 
 
 def _escape(character: str) -> str:
     """Returns one character or its backslash escape."""
-    # Imported late: the table is large, and most commands show plain ASCII only.
-    if " " <= character <= "~":
-        return character
-    from unicodedata import category
-
-    if category(character) not in _DANGEROUS_CATEGORIES:
+    if character.isprintable():
         return character
     code = ord(character)
     if code < 0x100:

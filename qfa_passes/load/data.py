@@ -5,11 +5,13 @@ same N. ``numpy.savez("data.npz", input_ids=ids, attention_mask=mask)`` writes i
 """
 
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from os import PathLike
 from pathlib import Path
+from tokenize import TokenError
 from typing import IO, Any, Final
 
 import numpy as np
@@ -31,6 +33,16 @@ _HEADER_READERS: Final = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
 }
+# What the header parser (tokenizer and literal evaluation) raises on hostile text.
+_HEADER_ERRORS: Final = (
+    ValueError,
+    KeyError,
+    TypeError,
+    SyntaxError,
+    TokenError,
+    RecursionError,
+    MemoryError,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,13 +122,7 @@ def read_samples(
             kind = describe(file.read(0, min(512, file.size)))
             try:
                 arrays = _read_archive(stream, origin, limits)
-            except (
-                zipfile.BadZipFile,
-                NotImplementedError,
-                OSError,
-                EOFError,
-                RuntimeError,
-            ) as error:
+            except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError) as error:
                 why = str(error) if kind.startswith("a ZIP") or not kind else f"it is {kind}"
                 raise _bad(f"data {origin} is not a readable .npz file", why) from error
     counts = {name: array.shape[0] for name, array in arrays.items() if array.ndim}
@@ -152,6 +158,11 @@ def _read_archive(stream: IO[bytes], origin: str, limits: Limits) -> dict[str, A
             )
         arrays: dict[str, Array] = {}
         for member in members:
+            if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise _bad(
+                    f"data {origin} is compressed by method {member.compress_type}",
+                    "numpy writes no such file",
+                )
             name = member.filename.removesuffix(".npy")
             if name in arrays or name == member.filename:
                 raise _bad(
@@ -167,7 +178,7 @@ def _read_array(entry: IO[bytes], nbytes: int, name: str, origin: str) -> Array:
     """Reads one .npy member; its header is checked before memory for its values is taken."""
     try:
         shape, fortran_order, dtype = _HEADER_READERS[np.lib.format.read_magic(entry)](entry)
-    except (ValueError, KeyError, TypeError, SyntaxError, RecursionError, MemoryError) as error:
+    except _HEADER_ERRORS as error:
         raise _bad(
             f"array '{printable(name)}' of data {origin} is damaged", str(error)[:200]
         ) from error

@@ -154,20 +154,30 @@ class ExternalFiles:
             )
         parts = _safe_parts(tensor, location)
         try:
-            return _open_beneath(self.base, parts)
-        except _LinkError as link:
-            target = Path(os.path.realpath(self.base.joinpath(*parts)))
-            if self.allowed is None or not target.is_relative_to(self.allowed):
-                raise _link_refused(location, link, self.base) from None
-            return _open_beneath(
-                self.allowed, target.relative_to(self.allowed).parts, hard_links=True
-            )
+            try:
+                return _open_beneath(self.base, parts)
+            except _LinkError as link:
+                return self._follow(location, parts, link)
         except OSError as error:
             raise InvalidModelError(
                 f"cannot open the data file '{printable(location)}' of tensor '{printable(tensor.name)}'",
                 why=error.strerror or str(error),
                 hint=f"put the file into '{printable(str(self.base))}'; a model and its data move together",
             ) from error
+
+    def _follow(self, location: str, parts: tuple[str, ...], link: "_LinkError") -> int:
+        """Opens what a link leads to, if the user allowed that folder."""
+        assert self.base is not None
+        target = Path(os.path.realpath(self.base.joinpath(*parts)))
+        if self.allowed is None or not target.is_relative_to(self.allowed):
+            raise _link_refused(location, link, self.base) from None
+        try:
+            return _open_beneath(
+                self.allowed, target.relative_to(self.allowed).parts, hard_links=True
+            )
+        except _LinkError:
+            # The path was resolved, so no link was left; either it leads to itself or it changed meanwhile.
+            raise OSError(errno.ELOOP, "its links lead in a circle") from None
 
 
 class _LinkError(Exception):
