@@ -9,10 +9,11 @@ Load the result in ONNX Runtime with ``session_options.register_custom_ops_libra
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from qfa_passes.api import Optimized, doctor, inspect, optimize, verify
+    from qfa_passes.api import Optimized, compare, doctor, inspect, optimize
     from qfa_passes.runtime.library import get_library_path
 
-__all__ = ["Optimized", "doctor", "get_library_path", "inspect", "optimize", "verify"]
+# `compare` is what the command line calls verify: that name is taken by the package `qfa_passes.verify`.
+__all__ = ["Optimized", "compare", "doctor", "get_library_path", "inspect", "optimize"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""The Python API: optimize, inspect, verify, doctor."""
+"""The Python API: optimize, inspect, compare, doctor."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def inspect(model: Source) -> list[AttentionSite | Refusal]:
     return pipeline.match(pipeline.normalize(read_model(model)))
 
 
-def verify(
+def compare(
     a: str | os.PathLike[str] | LoadedModel,
     b: str | os.PathLike[str] | LoadedModel,
     data: str | os.PathLike[str] | DataSet | None = None,

@@ -4,6 +4,8 @@ Only typer and the vocabulary are imported here; everything else waits until a c
 ``--help`` answers at once. Errors leave as exceptions; ``__main__`` turns them into exit codes.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qfa_passes.core.formats import AttentionFormat, LinearFormat, ScaleMode, VerifyLevel
-from qfa_passes.errors import UsageError
+from qfa_passes.errors import QfaError, SaveError, UsageError
 
 if TYPE_CHECKING:
     from qfa_passes.core.outcome import Report
@@ -64,7 +66,7 @@ def optimize(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Where the result goes.")
     ] = None,
-    format: Annotated[  # noqa: A002  (the word of the option)
+    format: Annotated[
         _Format, typer.Option("--format", help="Arithmetic of attention and linear layers.")
     ] = _Format.INT8,
     attention: Annotated[
@@ -119,7 +121,7 @@ def optimize(
     from qfa_passes.report.report_file import report_path, write_report
 
     _configure_logging(verbose, quiet)
-    with progress(quiet=quiet, verbose=verbose > 0) as step:
+    with progress(quiet=quiet, verbose=verbose > 0) as step, _report_of_failure(output, dry_run):
         result = api.optimize(
             _expanded(model),
             output=_expanded(output) if output is not None else None,
@@ -206,7 +208,7 @@ def verify(
 
     _configure_logging(verbose, quiet)
     with progress(quiet=quiet, verbose=verbose > 0) as step:
-        comparison = api.verify(
+        comparison = api.compare(
             _expanded(a),
             _expanded(b),
             _expanded(data) if data is not None else None,
@@ -233,16 +235,16 @@ def doctor(json: Json = False, verbose: Verbose = 0, quiet: Quiet = False) -> No
     """Check the installation: versions, library, instruction sets, a self-test."""
     from qfa_passes import api
     from qfa_passes.report.console import stdout_console
-    from qfa_passes.report.health_table import health_table
+    from qfa_passes.report.doctor_table import doctor_table
     from qfa_passes.report.json_text import plain
 
     _configure_logging(verbose, quiet)
-    checks = list(api.doctor())
+    found = api.doctor()
     if json:
-        _print_json({"schema_version": 1, "checks": plain(checks), "error": None})
+        _print_json({"schema_version": 1, **plain(found), "healthy": found.healthy, "error": None})
     elif not quiet:
-        stdout_console().print(health_table(checks))
-    if any(check.status == "fail" for check in checks):
+        stdout_console().print(doctor_table(found))
+    if not found.healthy:
         raise typer.Exit(6)
 
 
@@ -310,6 +312,20 @@ def _inspection(model: Path, found: "list[AttentionSite | Refusal]") -> dict[str
         "refusals": refusals,
         "error": None,
     }
+
+
+@contextmanager
+def _report_of_failure(output: Path | None, dry_run: bool) -> Iterator[None]:
+    """Writes report.json for a run that fails on the way, as far as it came."""
+    try:
+        yield
+    except QfaError as error:
+        if error.report is not None and output is not None and not dry_run:
+            from qfa_passes.report.report_file import report_path, write_report
+
+            with suppress(SaveError):  # the first error is the one to tell
+                write_report(error.report, report_path(_expanded(output)), error)
+        raise
 
 
 def _print_json(document: dict[str, Any]) -> None:

@@ -2,33 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto, TensorProto
 
+from qfa_passes.core.dataset import Feed
+from qfa_passes.core.printable import printable
 from qfa_passes.errors import InvalidDataError
-
-if TYPE_CHECKING:
-    from onnxruntime import InferenceSession
-
-Feed = dict[str, npt.NDArray[np.generic]]
-
-_ORT_TYPES: Final[dict[str, type[np.generic]]] = {
-    "tensor(float)": np.float32,
-    "tensor(double)": np.float64,
-    "tensor(float16)": np.float16,
-    "tensor(int64)": np.int64,
-    "tensor(int32)": np.int32,
-    "tensor(int16)": np.int16,
-    "tensor(int8)": np.int8,
-    "tensor(uint64)": np.uint64,
-    "tensor(uint32)": np.uint32,
-    "tensor(uint16)": np.uint16,
-    "tensor(uint8)": np.uint8,
-    "tensor(bool)": np.bool_,
-}
 
 _ONNX_TYPES: Final[dict[int, type[np.generic]]] = {
     TensorProto.FLOAT: np.float32,
@@ -68,16 +50,6 @@ class InputSpec:
         return size if isinstance(size, int) else None
 
 
-def inputs_of_session(session: "InferenceSession") -> tuple[InputSpec, ...]:
-    """Lists the inputs of a loaded model."""
-    specs = []
-    for node in session.get_inputs():
-        kind = _ORT_TYPES.get(node.type)
-        dtype = np.dtype(kind) if kind is not None else None
-        specs.append(InputSpec(node.name, dtype, tuple(node.shape)))
-    return tuple(specs)
-
-
 def inputs_of_model(proto: ModelProto) -> tuple[InputSpec, ...]:
     """Lists the inputs of a graph, without those that have an initializer."""
     constants = {tensor.name for tensor in proto.graph.initializer}
@@ -115,9 +87,9 @@ def fit(array: npt.NDArray[np.generic], spec: InputSpec, where: str) -> npt.NDAr
     Raises:
         InvalidDataError: Another kind of type, another rank or size, NaN or infinity.
     """
-    label = f"{where}, array {spec.name!r}"
+    label = f"{where}, array '{printable(spec.name)}'"
     if spec.dtype is None:
-        raise InvalidDataError(f"{label}: input {spec.name!r} has a type that cannot be fed")
+        raise InvalidDataError(f"{label}: the model's input has a type that cannot be fed")
     kinds = {"f": "fiu", "i": "iub", "u": "iub", "b": "biu"}[spec.dtype.kind]
     if array.dtype.kind not in kinds:
         raise InvalidDataError(
@@ -161,8 +133,8 @@ def complete(feed: Feed, specs: Sequence[InputSpec], where: str) -> Feed:
             derived = _derive(spec, tokens.shape, spec.dtype)
         if derived is None:
             raise InvalidDataError(
-                f"{where}: no array for input {spec.name!r} of the model",
-                why=f"found {', '.join(sorted(feed)) or 'nothing'}",
+                f"{where}: no array for input '{printable(spec.name)}' of the model",
+                why=f"found {', '.join(map(printable, sorted(feed))) or 'nothing'}",
                 hint="give a .npz file with one array per input, first axis = samples",
             )
         full[spec.name] = derived

@@ -59,16 +59,18 @@ class ErrorAccumulator:
         """Returns the measures of everything added so far."""
         if self._nonfinite:
             return TensorError(np.inf, 0.0, np.inf, self._elements, self._nonfinite)
+        return TensorError(self._nmse(), self._cosine(), self._largest, self._elements)
+
+    def _nmse(self) -> float:
         if self._reference > 0:
-            nmse = self._error / self._reference
-        else:
-            nmse = 0.0 if self._error == 0 else np.inf
-        norms = np.sqrt(self._reference) * np.sqrt(self._actual)
+            return self._error / self._reference
+        return 0.0 if self._error == 0 else np.inf
+
+    def _cosine(self) -> float:
+        norms = float(np.sqrt(self._reference) * np.sqrt(self._actual))
         if norms > 0:
-            cosine = float(self._product / norms)
-        else:
-            cosine = 1.0 if self._reference == self._actual else 0.0
-        return TensorError(float(nmse), cosine, self._largest, self._elements)
+            return self._product / norms
+        return 1.0 if self._reference == self._actual else 0.0
 
 
 def tensor_error(reference: npt.ArrayLike, actual: npt.ArrayLike) -> TensorError:

@@ -9,15 +9,14 @@ import numpy as np
 import numpy.typing as npt
 
 from qfa_passes.core.comparison import ModelComparison, ModelFacts
+from qfa_passes.core.dataset import DataSet, Feed
 from qfa_passes.core.model import LoadedModel
 from qfa_passes.core.opspec import DOMAIN, OP_TYPE
 from qfa_passes.core.walk import all_graphs
 from qfa_passes.core.weights import FileSlice
-from qfa_passes.errors import RuntimeFailureError, VerificationError
-from qfa_passes.runtime.session import create_session
-from qfa_passes.verify.data import DEFAULT_CONTEXT, DataSet, read_data
+from qfa_passes.errors import VerificationError
+from qfa_passes.runtime.session import create_session, explain_failure
 from qfa_passes.verify.guard import DEFAULT_LIMITS, GuardLimits, judge
-from qfa_passes.verify.inputs import Feed, inputs_of_session
 from qfa_passes.verify.language import LanguageAccumulator
 from qfa_passes.verify.latency import time_in_turns
 from qfa_passes.verify.metrics import ErrorAccumulator
@@ -37,11 +36,8 @@ Source = LoadedModel | Path
 def verify_models(
     a: Source,
     b: Source,
-    data: DataSet | Path,
+    data: DataSet,
     *,
-    tokenizer: str | None = None,
-    samples: int | None = None,
-    context: int = DEFAULT_CONTEXT,
     latency_runs: int = 0,
     threads: int | None = None,
     limits: GuardLimits = DEFAULT_LIMITS,
@@ -55,17 +51,13 @@ def verify_models(
     Args:
         a: The reference, as a loaded model or a path.
         b: The model under test.
-        data: A data set, or a ``.txt`` or ``.npz`` file for `read_data`.
-        tokenizer: See `read_data`; None: the metadata of A, else a tokenizer.json next to A or B.
-        samples: See `read_data`.
-        context: Tokens per block of text.
+        data: Inputs that fit both.
         latency_runs: Timed runs of each model; 0 for none.
         threads: Threads per model; None leaves it to ONNX Runtime.
         limits: Of the guard.
         progress: Called with a phase, steps done and steps in all.
 
     Raises:
-        InvalidDataError: The data does not fit the models.
         RuntimeFailureError: A model does not load or run.
         VerificationError: The models have different inputs or outputs. A failed guard is no
             exception here: look at ``guard``, or pass it to `enforce`.
@@ -78,15 +70,6 @@ def verify_models(
     report("load", 2, 2)
     outputs = _check_interfaces(session_a, session_b)
     meta_a, meta_b = _metadata(session_a), _metadata(session_b)
-    if isinstance(data, Path):
-        data = read_data(
-            data,
-            inputs_of_session(session_a),
-            metadata={**meta_b, **meta_a},
-            tokenizer=tokenizer or _tokenizer_beside(meta_a, a, b),
-            samples=samples,
-            context=context,
-        )
     warnings = []
     if data.digest and data.digest in (meta_a.get(CALIBRATION_KEY), meta_b.get(CALIBRATION_KEY)):
         warnings.append(
@@ -136,8 +119,8 @@ class _Runner:
             )
         except Exception as error:  # ONNX Runtime's exceptions share no other base class
             shapes = ", ".join(f"{name} {array.shape}" for name, array in feed.items())
-            raise RuntimeFailureError(
-                f"{self.name}: ONNX Runtime failed on sample {number} ({shapes})", why=str(error)
+            raise explain_failure(
+                f"{self.name}: ONNX Runtime failed on sample {number} ({shapes})", error
             ) from error
         return results
 
@@ -252,13 +235,3 @@ def model_facts(source: Source) -> ModelFacts:
 def _name(source: Source) -> str:
     path = source.path if isinstance(source, LoadedModel) else source
     return path.name if path is not None else "<ModelProto>"
-
-
-def _tokenizer_beside(metadata: Mapping[str, str], *sources: Source) -> str | None:
-    if "qfa.tokenizer" in metadata:
-        return None
-    for source in sources:
-        path = source.path if isinstance(source, LoadedModel) else source
-        if path is not None and path.with_name("tokenizer.json").is_file():
-            return str(path.with_name("tokenizer.json"))
-    return None

@@ -7,9 +7,10 @@ import numpy as np
 import numpy.typing as npt
 from onnx import GraphProto, ModelProto
 
+from qfa_passes.core.dataset import DataSet, Feed
+from qfa_passes.core.printable import printable
 from qfa_passes.errors import InvalidDataError
-from qfa_passes.verify.data import DataSet
-from qfa_passes.verify.inputs import Feed, InputSpec, inputs_of_model, token_input
+from qfa_passes.verify.inputs import InputSpec, inputs_of_model, token_input
 
 LABEL: Final = "seeded random inputs"
 
@@ -101,7 +102,7 @@ def _array(
 ) -> npt.NDArray[np.generic]:
     if spec.dtype is None:
         raise InvalidDataError(
-            f"input {spec.name!r}: no random inputs can be made for its type",
+            f"input '{printable(spec.name)}': no random inputs can be made for its type",
             hint="give verification data, or --verify off",
         )
     name = spec.name.lower()
