@@ -16,6 +16,7 @@ struct Test {
 
 inline Test* all_tests = nullptr;
 inline int failures = 0;
+inline constexpr int kMostReports = 20;
 
 struct Register {
   explicit Register(Test* test) {
@@ -45,15 +46,16 @@ inline int main_of_tests(int argc, char** argv) {
   static const qfa::test::Register name##_registered(&name##_entry); \
   static void name()
 
-// On failure prints the place and a message in the style of printf.
-#define CHECK_THAT(condition, ...)                           \
-  do {                                                       \
-    if (!(condition)) {                                      \
-      ++qfa::test::failures;                                 \
-      printf("%s:%d: %s: ", __FILE__, __LINE__, #condition); \
-      printf(__VA_ARGS__);                                   \
-      printf("\n");                                          \
-    }                                                        \
+// On failure, unless there were many already, prints the place and a message in the style of
+// printf.
+#define CHECK_THAT(condition, ...)                                \
+  do {                                                            \
+    if (!(condition)) {                                           \
+      if (++qfa::test::failures > qfa::test::kMostReports) break; \
+      printf("%s:%d: %s: ", __FILE__, __LINE__, #condition);      \
+      printf(__VA_ARGS__);                                        \
+      printf("\n");                                               \
+    }                                                             \
   } while (0)
 
 #define CHECK(condition) CHECK_THAT(condition, "is false")

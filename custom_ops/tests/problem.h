@@ -57,7 +57,7 @@ struct Problem {
   int64_t output_count() const { return e.batch * e.heads * e.queries * e.value_channels; }
   // A request that writes to `output`, which for a half problem is output_half instead.
   qfa_attention request(float* output) const;
-  // Runs through the C interface; a failure is reported as a test failure.
+  // Runs the operator; a failure is reported as a test failure.
   std::vector<float> run(qfa_isa isa, const qfa_executor* executor = nullptr) const;
   // Attention in double precision from the textbook.
   std::vector<double> oracle() const;
@@ -69,8 +69,8 @@ double normalized_error(const std::vector<float>& actual, const std::vector<doub
 // Bit equality, except that any NaN equals any NaN.
 bool same_bits(const std::vector<float>& a, const std::vector<float>& b);
 
-// The instruction sets that can run here, scalar first.
-std::vector<qfa_isa> usable_isas();
+// The instruction sets that can run here, scalar first; AMX perhaps by emulation.
+std::vector<qfa_isa> testable_isas();
 
 float half_to_float(uint16_t half);
 uint16_t float_to_half(float value);

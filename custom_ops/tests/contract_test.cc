@@ -1,0 +1,277 @@
+// What no bound on errors says: which inputs a row of the output may depend on, to the bit.
+#include <math.h>
+#include <string.h>
+
+#include "check.h"
+#include "problem.h"
+
+#if defined(__x86_64__)
+#include <xmmintrin.h>
+#endif
+
+namespace qfa::test {
+namespace {
+
+std::vector<float> row_of(const Problem& p, const std::vector<float>& output, int64_t head,
+                          int64_t query) {
+  const float* start = output.data() + (head * p.e.queries + query) * p.e.value_channels;
+  return std::vector<float>(start, start + p.e.value_channels);
+}
+
+bool all_nan(const std::vector<float>& row) {
+  for (const float x : row) {
+    if (!isnan(x)) return false;
+  }
+  return true;
+}
+
+bool all_zero(const std::vector<float>& row) {
+  for (const float x : row) {
+    if (x != 0.0f || signbit(x)) return false;
+  }
+  return true;
+}
+
+constexpr float kPoisons[] = {1e30f, -1e30f, INFINITY, NAN, 1e-42f, 0.0f};
+
+void poison_token(Problem& p, int64_t token, float poison) {
+  for (int64_t head = 0; head < p.e.kv_heads; ++head) {
+    for (int64_t c = 0; c < p.e.channels; ++c) p.key_row(0, head, token)[c] = poison;
+    for (int64_t c = 0; c < p.e.value_channels; ++c) p.value_row(0, head, token)[c] = poison;
+  }
+}
+
+QFA_TEST(later_keys_do_not_touch_a_causal_row) {
+  for (const qfa_isa isa : testable_isas()) {
+    for (const float poison : kPoisons) {
+      Problem p = Problem::random({1, 2, 1, 100, 100, 16, 16}, 1);
+      p.causal = true;
+      const std::vector<float> clean = p.run(isa);
+      for (int64_t token = 70; token < 100; ++token) poison_token(p, token, poison);
+      const std::vector<float> poisoned = p.run(isa);
+      for (int64_t i = 0; i < 70; ++i) {
+        CHECK_THAT(same_bits(row_of(p, clean, 1, i), row_of(p, poisoned, 1, i)),
+                   "%s row %d poison %g", qfa_isa_name(isa), static_cast<int>(i),
+                   static_cast<double>(poison));
+      }
+    }
+  }
+}
+
+QFA_TEST(masked_keys_do_not_touch_a_row) {
+  for (const qfa_isa isa : testable_isas()) {
+    for (const bool by_bias : {false, true}) {
+      for (const float poison : kPoisons) {
+        Problem p = Problem::random({1, 1, 1, 40, 150, 16, 16}, 2);
+        Random random(3);
+        std::vector<bool> hidden(150);
+        for (size_t j = 0; j < 150; ++j) hidden[j] = random.below(3) == 0 || (j >= 64 && j < 128);
+        if (by_bias) {
+          p.bias.resize(40 * 150);
+          for (float& b : p.bias) b = random.normal();
+        } else {
+          p.mask.assign(40 * 150, 1);
+        }
+        for (size_t i = 0; i < 40 * 150; ++i) {
+          if (!hidden[i % 150]) continue;
+          (by_bias ? p.bias[i] = -INFINITY : p.mask[i] = 0);
+        }
+        const std::vector<float> clean = p.run(isa);
+        for (size_t j = 0; j < 150; ++j) {
+          if (hidden[j]) poison_token(p, static_cast<int64_t>(j), poison);
+        }
+        CHECK_THAT(same_bits(p.run(isa), clean), "%s poison %g", qfa_isa_name(isa),
+                   static_cast<double>(poison));
+      }
+    }
+  }
+}
+
+QFA_TEST(a_row_does_not_depend_on_its_neighbours) {
+  for (const qfa_isa isa : testable_isas()) {
+    Problem p = Problem::random({1, 4, 2, 40, 130, 16, 16}, 4);
+    p.causal = true;
+    p.causal_offset = 60;
+    p.mask.assign(4 * 40 * 130, 1);
+    Random random(5);
+    for (size_t i = 0; i < p.mask.size(); ++i) p.mask[i] = i % 130 < 64 || random.below(2) == 0;
+    const std::vector<float> clean = p.run(isa);
+    // Every query but one becomes something else, masks included.
+    for (int64_t head = 0; head < 4; ++head) {
+      for (int64_t i = 0; i < 40; ++i) {
+        if (head == 2 && i == 21) continue;
+        for (int64_t c = 0; c < 16; ++c) p.query_row(0, head, i)[c] = kPoisons[i % 6];
+        uint8_t* mask = p.mask.data() + (head * 40 + i) * 130;
+        for (int64_t j = 0; j < 130; ++j) mask[j] = (i + j) % 3 == 0;
+      }
+    }
+    CHECK_THAT(same_bits(row_of(p, p.run(isa), 2, 21), row_of(p, clean, 2, 21)), "%s",
+               qfa_isa_name(isa));
+  }
+}
+
+QFA_TEST(a_row_alone_equals_the_row_among_others) {
+  for (const qfa_isa isa : testable_isas()) {
+    const Problem p = Problem::random({1, 1, 1, 70, 130, 16, 16}, 6);
+    const std::vector<float> together = p.run(isa);
+    for (const int64_t i : {0, 31, 32, 69}) {
+      Problem alone = p;
+      alone.e.queries = 1;
+      alone.query.assign(p.query.begin() + i * 16, p.query.begin() + (i + 1) * 16);
+      CHECK(same_bits(alone.run(isa), row_of(p, together, 0, i)));
+    }
+  }
+}
+
+QFA_TEST(a_query_that_is_not_a_number_stays_alone) {
+  for (const qfa_isa isa : testable_isas()) {
+    for (const float poison : {NAN, INFINITY}) {
+      Problem p = Problem::random({1, 1, 1, 40, 100, 16, 16}, 7);
+      const std::vector<float> clean = p.run(isa);
+      p.query_row(0, 0, 5)[3] = poison;
+      const std::vector<float> output = p.run(isa);
+      for (int64_t i = 0; i < 40; ++i) {
+        CHECK(i == 5 ? all_nan(row_of(p, output, 0, i))
+                     : same_bits(row_of(p, output, 0, i), row_of(p, clean, 0, i)));
+      }
+    }
+  }
+}
+
+QFA_TEST(a_key_that_is_not_a_number_reaches_only_rows_that_see_it) {
+  for (const qfa_isa isa : testable_isas()) {
+    for (const bool in_value : {false, true}) {
+      Problem p = Problem::random({1, 1, 1, 100, 100, 16, 16}, 8);
+      p.causal = true;
+      const std::vector<float> clean = p.run(isa);
+      (in_value ? p.value_row(0, 0, 66) : p.key_row(0, 0, 66))[1] = NAN;
+      const std::vector<float> output = p.run(isa);
+      for (int64_t i = 0; i < 100; ++i) {
+        CHECK_THAT(i >= 66 ? all_nan(row_of(p, output, 0, i))
+                           : same_bits(row_of(p, output, 0, i), row_of(p, clean, 0, i)),
+                   "%s row %d value %d", qfa_isa_name(isa), static_cast<int>(i), in_value);
+      }
+    }
+  }
+}
+
+QFA_TEST(a_row_that_sees_nothing_is_zero) {
+  for (const qfa_isa isa : testable_isas()) {
+    Problem p = Problem::random({1, 1, 1, 20, 70, 16, 16}, 9);
+    for (float& v : p.value) v = NAN;
+    p.mask.assign(20 * 70, 0);
+    CHECK(all_zero(p.run(isa)));
+    p.mask.clear();
+    p.bias.assign(20 * 70, -INFINITY);
+    CHECK(all_zero(p.run(isa)));
+    p.bias.clear();
+    p.causal = true;
+    p.causal_offset = -20;
+    CHECK(all_zero(p.run(isa)));
+    // Some rows see nothing, next to rows that see something.
+    p = Problem::random({1, 1, 1, 20, 70, 16, 16}, 10);
+    p.causal = true;
+    p.causal_offset = -10;
+    const std::vector<float> output = p.run(isa);
+    for (int64_t i = 0; i < 20; ++i) {
+      CHECK(all_zero(row_of(p, output, 0, i)) == (i < 10));
+    }
+    p.e.keys = 0;
+    CHECK(all_zero(p.run(isa)));
+  }
+}
+
+QFA_TEST(masks_of_every_kind_agree) {
+  // The same visibility as bytes, as -inf and as the causal rule, alone and together.
+  for (const qfa_isa isa : testable_isas()) {
+    Problem causal = Problem::random({1, 1, 1, 50, 90, 16, 16}, 11);
+    Problem by_mask = causal, by_bias = causal;
+    causal.causal = true;
+    causal.causal_offset = 30;
+    for (int64_t i = 0; i < 50; ++i) {
+      for (int64_t j = 0; j < 90; ++j) {
+        by_mask.mask.push_back(j <= i + 30);
+        by_bias.bias.push_back(j <= i + 30 ? 0.0f : -INFINITY);
+      }
+    }
+    const std::vector<float> expected = causal.run(isa);
+    CHECK(same_bits(by_mask.run(isa), expected));
+    CHECK(same_bits(by_bias.run(isa), expected));
+    by_mask.bias = by_bias.bias;
+    by_mask.causal = true;
+    by_mask.causal_offset = 30;
+    CHECK(same_bits(by_mask.run(isa), expected));
+  }
+}
+
+QFA_TEST(broadcast_masks_equal_written_out_ones) {
+  Problem p = Problem::random({2, 2, 2, 33, 80, 16, 16}, 12);
+  std::vector<uint8_t> row(2 * 80);
+  Random random(13);
+  for (uint8_t& m : row) m = random.below(2) != 0;
+  for (int64_t b = 0; b < 2; ++b) {
+    for (int64_t i = 0; i < 2 * 33; ++i) {
+      p.mask.insert(p.mask.end(), row.begin() + b * 80, row.begin() + (b + 1) * 80);
+    }
+  }
+  for (const qfa_isa isa : {QFA_ISA_SCALAR, QFA_ISA_AUTO}) {
+    const std::vector<float> expected = p.run(isa);
+    std::vector<float> output(expected.size());
+    qfa_attention a = p.request(output.data());
+    a.mask = {row.data(), {80, 0, 0, 1}};
+    CHECK(qfa_attention_run(&a, isa, nullptr, nullptr, nullptr) == QFA_OK);
+    CHECK(same_bits(output, expected));
+  }
+}
+
+QFA_TEST(an_infinite_bias_is_felt_in_its_row_only) {
+  for (const qfa_isa isa : testable_isas()) {
+    Problem p = Problem::random({1, 1, 1, 20, 70, 16, 16}, 14);
+    p.bias.assign(20 * 70, 0.5f);
+    const std::vector<float> clean = p.run(isa);
+    p.bias[3 * 70 + 65] = INFINITY;
+    const std::vector<float> output = p.run(isa);
+    for (int64_t i = 0; i < 20; ++i) {
+      CHECK(i == 3 ? all_nan(row_of(p, output, 0, i))
+                   : same_bits(row_of(p, output, 0, i), row_of(p, clean, 0, i)));
+    }
+  }
+}
+
+QFA_TEST(huge_and_equal_scores) {
+  for (const qfa_isa isa : testable_isas()) {
+    Problem p = Problem::random({1, 1, 1, 20, 200, 16, 16}, 15);
+    p.scale = 1e4f;
+    for (const float x : p.run(isa)) CHECK(isfinite(x));
+    // Equal scores give the mean of the values.
+    for (float& k : p.key) k = 0.0f;
+    CHECK(normalized_error(p.run(isa), p.oracle()) < 1e-3);
+    // A row masked with the lowest finite number throughout still sees its keys.
+    p.bias.assign(20 * 200, -3.4028235e38f);
+    for (float& v : p.value) v = 2.0f;
+    for (const float x : p.run(isa)) CHECK_THAT(fabsf(x - 2.0f) < 1e-3f, "%g", double(x));
+  }
+}
+
+#if defined(__x86_64__)
+QFA_TEST(the_callers_floating_point_mode_does_not_matter) {
+  Problem p = Problem::random({1, 1, 1, 20, 70, 16, 16}, 16);
+  for (float& v : p.value) v *= 1e-38f;
+  for (const qfa_isa isa : testable_isas()) {
+    const std::vector<float> expected = p.run(isa);
+    const unsigned saved = _mm_getcsr();
+    const unsigned odd_mode = 0x1f80 | 0x8040 | 0x6000;  // flush, denormals are zero, toward zero
+    _mm_setcsr(odd_mode);
+    const std::vector<float> output = p.run(isa);
+    const unsigned after = _mm_getcsr();
+    _mm_setcsr(saved);
+    CHECK((after & 0xffc0) == odd_mode);
+    CHECK_THAT(same_bits(output, expected), "%s", qfa_isa_name(isa));
+  }
+}
+#endif
+
+}  // namespace
+}  // namespace qfa::test
+
+QFA_TEST_MAIN

@@ -1,0 +1,365 @@
+// Every line of kernels.inc against the scalar kernel of its kind: the same bits, and no byte
+// touched outside the buffers. A new line is tested without a word here.
+#include "kernels/kernels.h"
+
+#include <math.h>
+#include <string.h>
+
+#include <type_traits>
+
+#include "amx_emulator.h"
+#include "check.h"
+#include "guarded.h"
+#include "problem.h"
+
+namespace qfa::test {
+namespace {
+
+constexpr int64_t kCounts[] = {1, 2, 7, 8, 9, 15, 16, 17, 31, 33, 40, 64, 100, 128, 192, 1024};
+
+void fill_row(Random& random, float* row, int64_t count, int kind) {
+  for (int64_t i = 0; i < count; ++i) row[i] = random.normal();
+  if (count == 0) return;
+  const int64_t at = random.below(static_cast<uint32_t>(count));
+  if (kind == 1) memset(row, 0, static_cast<size_t>(count) * 4);
+  if (kind == 2) row[at] = NAN;
+  if (kind == 3) row[at] = -INFINITY;
+  if (kind == 4) row[at] = 3e38f;
+  if (kind == 5) {
+    for (int64_t i = 0; i < count; ++i) row[i] *= 1e-40f;
+  }
+  if (kind == 6) {  // ties between codes
+    for (int64_t i = 0; i < count; ++i) {
+      row[i] = static_cast<float>(static_cast<int>(random.below(255)) - 127) + 0.5f;
+    }
+    row[at] = 127.0f;
+  }
+}
+
+bool equal_floats(const float* a, const float* b, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) {
+    if (isnan(a[i]) && isnan(b[i])) continue;
+    if (memcmp(a + i, b + i, 4) != 0) return false;
+  }
+  return true;
+}
+
+template <typename Load>
+void test_load_row(Load* kernel, Load* scalar, int64_t element, const char* name) {
+  Random random(1);
+  for (const int64_t count : kCounts) {
+    for (const bool with_mean : {false, true}) {
+      for (const Guard guard : {Guard::kAfter, Guard::kBefore}) {
+        // One byte off its natural alignment.
+        Guarded source(static_cast<size_t>(count * element + 1), guard);
+        for (size_t i = 0; i < source.size(); ++i) source.data()[i] = char(random.bits());
+        const char* start = source.data() + (guard == Guard::kAfter ? 1 : 0);
+        Guarded mean(static_cast<size_t>(4 * count)), got(mean.size()), expected(mean.size());
+        fill_row(random, mean.as<float>(), count, 0);
+        const float* subtracted = with_mean ? mean.as<float>() : nullptr;
+        kernel(start, subtracted, count, got.as<float>());
+        scalar(start, subtracted, count, expected.as<float>());
+        CHECK_THAT(equal_floats(got.as<float>(), expected.as<float>(), count), "%s count %d", name,
+                   static_cast<int>(count));
+      }
+    }
+  }
+}
+
+void test_kernel_load_float_row(load_float_row_fn* kernel, const char* name) {
+  test_load_row(kernel, load_float_row_scalar, 4, name);
+}
+
+void test_kernel_load_half_row(load_half_row_fn* kernel, const char* name) {
+  test_load_row(kernel, load_half_row_scalar, 2, name);
+}
+
+void test_kernel_rotate_row(rotate_row_fn* kernel, const char* name) {
+  Random random(2);
+  for (const int64_t count : {8, 16, 24, 32, 40, 64, 80, 96, 128, 192, 256, 1024}) {
+    for (int64_t block = 8; count % block == 0; block *= 2) {
+      Guarded row(static_cast<size_t>(4 * count)), expected(row.size());
+      fill_row(random, row.as<float>(), count, 0);
+      memcpy(expected.data(), row.data(), row.size());
+      kernel(row.as<float>(), count, block);
+      rotate_row_scalar(expected.as<float>(), count, block);
+      CHECK_THAT(equal_floats(row.as<float>(), expected.as<float>(), count), "%s count %d block %d",
+                 name, static_cast<int>(count), static_cast<int>(block));
+    }
+  }
+}
+
+void test_kernel_quantize_row(quantize_row_fn* kernel, const char* name) {
+  Random random(3);
+  for (const int64_t count : kCounts) {
+    for (int kind = 0; kind <= 6; ++kind) {
+      for (const float static_scale : {0.0f, 0.01f, 1e-30f}) {
+        Guarded row(static_cast<size_t>(4 * count)), got(static_cast<size_t>(count));
+        Guarded expected(got.size());
+        fill_row(random, row.as<float>(), count, kind);
+        const RowCodes a = kernel(row.as<float>(), count, static_scale, got.as<int8_t>());
+        const RowCodes b =
+            quantize_row_scalar(row.as<float>(), count, static_scale, expected.as<int8_t>());
+        CHECK_THAT(equal_floats(&a.scale, &b.scale, 1) && a.sum == b.sum &&
+                       memcmp(got.data(), expected.data(), got.size()) == 0,
+                   "%s count %d kind %d static %g", name, static_cast<int>(count), kind,
+                   static_cast<double>(static_scale));
+      }
+    }
+  }
+}
+
+void fill_bytes(Random& random, Guarded& buffer, bool extremes) {
+  for (size_t i = 0; i < buffer.size(); ++i) {
+    buffer.data()[i] = extremes ? (random.below(2) != 0 ? char(127) : char(-127))
+                                : static_cast<char>(random.bits());
+  }
+}
+
+void test_kernel_transpose_codes(transpose_codes_fn* kernel, const char* name) {
+  Random random(4);
+  for (const int64_t channels : {16, 32, 48, 128, 1024}) {
+    Guarded rows(static_cast<size_t>(kKeyBlock * channels)), got(rows.size());
+    fill_bytes(random, rows, false);
+    kernel(rows.as<int8_t>(), channels, channels, got.as<int8_t>());
+    bool equal = true;
+    for (int64_t j = 0; j < kKeyBlock; ++j) {
+      for (int64_t c = 0; c < channels; ++c) {
+        equal &= got.data()[c * kKeyBlock + j] == rows.data()[j * channels + c];
+      }
+    }
+    CHECK_THAT(equal, "%s channels %d", name, static_cast<int>(channels));
+  }
+}
+
+void test_kernel_scores(scores_fn* kernel, const char* name) {
+  Random random(5);
+  for (const int64_t channels : {1, 4, 13, 40, 64, 65, 128, 256, 576, 1024}) {
+    const int64_t stride = (channels + kCodePad - 1) / kCodePad * kCodePad;
+    for (const int keys : {16, 32, 48, 64}) {
+      for (const int vectors : {1, 2}) {
+        for (const bool extremes : {false, true}) {
+          if (extremes && keys != 64) continue;
+          Guarded codes(static_cast<size_t>(keys * stride));
+          Guarded queries(static_cast<size_t>(stride * kLanes));
+          fill_bytes(random, codes, extremes);
+          fill_bytes(random, queries, extremes);
+          if (extremes) memset(queries.data(), 255, queries.size());
+          for (int j = 0; j < keys; ++j) {
+            memset(codes.data() + j * stride + channels, 0, static_cast<size_t>(stride - channels));
+          }
+          Guarded got(static_cast<size_t>(keys * kLanes * 4)), expected(got.size());
+          const int64_t groups = (channels + 3) / 4;
+          kernel(codes.as<int8_t>(), stride, groups, queries.as<uint8_t>(), keys, vectors,
+                 got.as<int32_t>());
+          scores_scalar(codes.as<int8_t>(), stride, groups, queries.as<uint8_t>(), keys, vectors,
+                        expected.as<int32_t>());
+          CHECK_THAT(memcmp(got.data(), expected.data(), got.size()) == 0,
+                     "%s channels %d keys %d vectors %d", name, static_cast<int>(channels), keys,
+                     vectors);
+        }
+      }
+    }
+  }
+}
+
+void test_kernel_accumulate(accumulate_fn* kernel, const char* name) {
+  Random random(6);
+  for (const int64_t channels : {16, 32, 48, 64, 128, 1024}) {
+    for (const int keys : {16, 32, 48, 64}) {
+      for (const int vectors : {1, 2}) {
+        Guarded values(static_cast<size_t>(channels * kKeyBlock)), weights(kKeyBlock * kLanes);
+        Guarded keep(4 * kLanes), gain(4 * kLanes);
+        Guarded got(static_cast<size_t>(channels * kLanes * 4)), expected(got.size());
+        fill_bytes(random, values, channels == 64);
+        fill_bytes(random, weights, false);
+        if (channels == 64) memset(weights.data(), 255, weights.size());
+        memset(weights.data() + keys * kLanes, 0, static_cast<size_t>((kKeyBlock - keys) * kLanes));
+        fill_row(random, keep.as<float>(), kLanes, 0);
+        fill_row(random, gain.as<float>(), kLanes, 0);
+        fill_row(random, got.as<float>(), channels * kLanes, 0);
+        memcpy(expected.data(), got.data(), got.size());
+        kernel(values.as<int8_t>(), channels, weights.as<uint8_t>(), keys, keep.as<float>(),
+               gain.as<float>(), vectors, got.as<float>());
+        accumulate_scalar(values.as<int8_t>(), channels, weights.as<uint8_t>(), keys,
+                          keep.as<float>(), gain.as<float>(), vectors, expected.as<float>());
+        CHECK_THAT(equal_floats(got.as<float>(), expected.as<float>(), channels * kLanes),
+                   "%s channels %d keys %d vectors %d", name, static_cast<int>(channels), keys,
+                   vectors);
+      }
+    }
+  }
+}
+
+void test_kernel_finish_rows(finish_rows_fn* kernel, const char* name) {
+  Random random(7);
+  for (const int64_t channels : {16, 48, 128, 1024}) {
+    for (const int vectors : {1, 2}) {
+      Guarded output(static_cast<size_t>(channels * kLanes * 4)), factor(4 * kLanes);
+      Guarded got(output.size()), expected(output.size());
+      fill_row(random, output.as<float>(), channels * kLanes, 0);
+      output.as<float>()[3] = -0.0f;
+      fill_row(random, factor.as<float>(), kLanes, 0);
+      kernel(output.as<float>(), channels, factor.as<float>(), vectors, got.as<float>());
+      finish_rows_scalar(output.as<float>(), channels, factor.as<float>(), vectors,
+                         expected.as<float>());
+      CHECK_THAT(memcmp(got.data(), expected.data(), got.size()) == 0, "%s channels %d vectors %d",
+                 name, static_cast<int>(channels), vectors);
+    }
+  }
+}
+
+void test_kernel_store_half_row(store_half_row_fn* kernel, const char* name) {
+  Random random(8);
+  for (const int64_t count : kCounts) {
+    Guarded row(static_cast<size_t>(4 * count));
+    Guarded got(static_cast<size_t>(2 * count + 1)), expected(got.size());
+    for (int64_t i = 0; i < count; ++i) {
+      const float magnitude = ldexpf(1.0f, static_cast<int>(random.below(50)) - 30);
+      row.as<float>()[i] = random.normal() * magnitude;
+    }
+    kernel(row.as<float>(), count, got.data() + 1);
+    store_half_row_scalar(row.as<float>(), count, expected.data() + 1);
+    CHECK_THAT(memcmp(got.data(), expected.data(), got.size()) == 0, "%s count %d", name,
+               static_cast<int>(count));
+  }
+}
+
+struct SoftmaxBuffers {
+  Guarded scores{kKeyBlock * kLanes * 4}, correction{kKeyBlock * 4}, query_scale{kLanes * 4};
+  Guarded key_scale{kKeyBlock * 4}, value_log2{kKeyBlock * 4}, value_inverse{kKeyBlock * 4};
+  Guarded limits{kLanes * 4}, bias{kKeyBlock * kLanes * 4}, weights{kKeyBlock * kLanes};
+  Guarded running_max{kLanes * 4}, running_sum{kLanes * 4}, keep{kLanes * 4}, gain{kLanes * 4};
+};
+
+void fill_softmax(SoftmaxBuffers& b, uint64_t seed, bool special) {
+  Random random(seed);
+  memset(b.weights.data(), 0xee, b.weights.size());
+  for (int i = 0; i < kKeyBlock * kLanes; ++i) {
+    b.scores.as<int32_t>()[i] = static_cast<int32_t>(random.normal() * 3000.0f);
+    const uint32_t kind = random.below(8);
+    b.bias.as<float>()[i] = kind == 0 ? -INFINITY : (kind == 1 ? 0.0f : random.normal());
+  }
+  for (int j = 0; j < kKeyBlock; ++j) {
+    b.correction.as<int32_t>()[j] = static_cast<int32_t>(random.normal() * 1000.0f);
+    b.key_scale.as<float>()[j] = fabsf(random.normal()) + 0.1f;
+    const float value_scale = fabsf(random.normal()) * 0.01f + 1e-4f;
+    b.value_log2.as<float>()[j] = log2f(value_scale);
+    b.value_inverse.as<float>()[j] = 1.0f / value_scale;
+  }
+  for (int lane = 0; lane < kLanes; ++lane) {
+    b.query_scale.as<float>()[lane] = (lane % 5 + 1) * 1e-3f;
+    b.limits.as<int32_t>()[lane] = static_cast<int32_t>(random.below(kKeyBlock + 1));
+    b.running_max.as<float>()[lane] = lane % 3 == 0 ? -INFINITY : random.normal() * 10.0f;
+    b.running_sum.as<float>()[lane] = lane % 3 == 0 ? 0.0f : fabsf(random.normal()) * 100.0f;
+    b.keep.as<float>()[lane] = b.gain.as<float>()[lane] = -1.0f;
+  }
+  if (!special) return;
+  b.query_scale.as<float>()[1] = NAN;
+  b.query_scale.as<float>()[17] = INFINITY;
+  b.query_scale.as<float>()[2] = 1e30f;
+  b.limits.as<int32_t>()[4] = 0;
+  b.key_scale.as<float>()[5] = NAN;
+  b.bias.as<float>()[6 * kLanes + 9] = INFINITY;
+  b.bias.as<float>()[7 * kLanes + 10] = NAN;
+}
+
+SoftmaxBlock softmax_block(SoftmaxBuffers& b, int keys, int vectors, bool limits, bool bias) {
+  return {keys,
+          vectors,
+          b.scores.as<int32_t>(),
+          b.correction.as<int32_t>(),
+          b.query_scale.as<float>(),
+          b.key_scale.as<float>(),
+          b.value_log2.as<float>(),
+          b.value_inverse.as<float>(),
+          limits ? b.limits.as<int32_t>() : nullptr,
+          bias ? b.bias.as<float>() : nullptr,
+          b.weights.as<uint8_t>(),
+          b.running_max.as<float>(),
+          b.running_sum.as<float>(),
+          b.keep.as<float>(),
+          b.gain.as<float>()};
+}
+
+// Codes of lanes that are NaN may be anything.
+bool equal_weights(SoftmaxBuffers& a, SoftmaxBuffers& b, int vectors) {
+  for (int i = 0; i < kKeyBlock * kLanes; ++i) {
+    const int lane = i % kGroupBytes / 4;
+    if (lane >= vectors * kVectorLanes || isnan(b.running_sum.as<float>()[lane])) continue;
+    if (a.weights.data()[i] != b.weights.data()[i]) return false;
+  }
+  return true;
+}
+
+void test_kernel_softmax(softmax_fn* kernel, const char* name) {
+  for (uint64_t seed = 0; seed < 6; ++seed) {
+    for (const int keys : {16, 32, 48, 64}) {
+      for (const int vectors : {1, 2}) {
+        for (int masking = 0; masking < 4; ++masking) {
+          const bool limits = (masking & 1) != 0, bias = (masking & 2) != 0;
+          SoftmaxBuffers got, expected;
+          fill_softmax(got, seed, seed >= 3);
+          fill_softmax(expected, seed, seed >= 3);
+          kernel(softmax_block(got, keys, vectors, limits, bias));
+          softmax_scalar(softmax_block(expected, keys, vectors, limits, bias));
+          const auto same = [&](Guarded SoftmaxBuffers::* member) {
+            return equal_floats((got.*member).as<float>(), (expected.*member).as<float>(), kLanes);
+          };
+          CHECK_THAT(same(&SoftmaxBuffers::running_max) && same(&SoftmaxBuffers::running_sum) &&
+                         same(&SoftmaxBuffers::keep) && same(&SoftmaxBuffers::gain) &&
+                         equal_weights(got, expected, vectors),
+                     "%s seed %d keys %d vectors %d limits %d bias %d", name,
+                     static_cast<int>(seed), keys, vectors, limits, bias);
+        }
+      }
+    }
+  }
+}
+
+// Their effect shows in the kernels that they surround.
+void test_kernel_begin_work(begin_work_fn*, const char*) {}
+void test_kernel_end_work(end_work_fn*, const char*) {}
+
+bool can_run(qfa_isa isa) {
+  for (const qfa_isa testable : testable_isas()) {
+    if (testable == isa) return true;
+  }
+  return false;
+}
+
+QFA_TEST(every_kernel_equals_the_scalar_one) {
+  [[maybe_unused]] constexpr qfa_isa scalar = QFA_ISA_SCALAR;
+  [[maybe_unused]] constexpr qfa_isa avx2 = QFA_ISA_AVX2;
+  [[maybe_unused]] constexpr qfa_isa avx512vnni = QFA_ISA_AVX512VNNI;
+  [[maybe_unused]] constexpr qfa_isa amxint8 = QFA_ISA_AMXINT8;
+  int tested = 0, left_out = 0;
+#define QFA_KERNEL(kind, isa)                         \
+  if (can_run(isa)) {                                 \
+    const Kernels kernels = kernels_for(isa);         \
+    CHECK(kernels.kind == kind##_##isa);              \
+    kernels.begin_work();                             \
+    test_kernel_##kind(kind##_##isa, #kind "_" #isa); \
+    kernels.end_work();                               \
+    ++tested;                                         \
+  } else {                                            \
+    ++left_out;                                       \
+  }
+#include "kernels/kernels.inc"
+#undef QFA_KERNEL
+  printf("     %d kernels tested, %d need another processor; AMX %s\n", tested, left_out,
+         amx_is_emulated() ? "emulated" : (can_run(QFA_ISA_AMXINT8) ? "native" : "absent"));
+}
+
+QFA_TEST(amx_releases_its_tiles) {
+  if (!amx_is_emulated()) return;  // counts exist only in the emulator
+  const AmxCounts counts = amx_counts();
+  CHECK(counts.configs > 0 && counts.configs == counts.releases);
+  CHECK(counts.products > 0 && counts.loads > 0 && counts.stores > 0 && counts.zeros > 0);
+  CHECK(!amx_is_configured());
+}
+
+}  // namespace
+}  // namespace qfa::test
+
+QFA_TEST_MAIN

@@ -1,0 +1,99 @@
+// Results never depend on how many threads compute them, or on how many calls run at the same time.
+#include <atomic>
+#include <string>
+#include <thread>
+
+#include "check.h"
+#include "problem.h"
+
+namespace qfa::test {
+namespace {
+
+// Draws task numbers from a counter on `threads` threads.
+void run_on_threads(void* context, qfa_task task, void* argument, size_t count) {
+  const int threads = *static_cast<int*>(context);
+  std::atomic<size_t> next{0};
+  std::vector<std::thread> pool;
+  for (int t = 0; t < threads; ++t) {
+    pool.emplace_back([&] {
+      for (size_t i = next++; i < count; i = next++) task(argument, i);
+    });
+  }
+  for (std::thread& thread : pool) thread.join();
+}
+
+// All tasks on this thread, last one first.
+void run_backwards(void*, qfa_task task, void* argument, size_t count) {
+  while (count > 0) task(argument, --count);
+}
+
+std::vector<Problem> problems() {
+  std::vector<Problem> all;
+  all.push_back(Problem::random({2, 4, 2, 70, 130, 32, 32}, 1));
+  all.push_back(Problem::random({1, 5, 5, 100, 100, 16, 16}, 2));
+  all.back().causal = true;
+  all.push_back(Problem::random({1, 8, 1, 1, 300, 64, 64}, 3));
+  return all;
+}
+
+QFA_TEST(same_bits_for_any_number_of_threads) {
+  for (const Problem& p : problems()) {
+    for (const qfa_isa isa : testable_isas()) {
+      const std::vector<float> serial = p.run(isa);
+      for (int threads : {1, 2, 3, 8}) {
+        const qfa_executor executor = {&threads, run_on_threads, threads};
+        CHECK_THAT(same_bits(p.run(isa, &executor), serial), "%s %d threads", qfa_isa_name(isa),
+                   threads);
+        const qfa_executor backwards = {nullptr, run_backwards, threads};
+        CHECK(same_bits(p.run(isa, &backwards), serial));
+      }
+    }
+  }
+}
+
+QFA_TEST(nonsense_thread_counts) {
+  const Problem p = problems()[0];
+  const std::vector<float> serial = p.run(QFA_ISA_AUTO);
+  for (const int32_t threads : {INT32_MIN, -1, 0, 100000}) {
+    const qfa_executor executor = {nullptr, run_backwards, threads};
+    CHECK(same_bits(p.run(QFA_ISA_AUTO, &executor), serial));
+    const qfa_executor none = {nullptr, nullptr, threads};
+    CHECK(same_bits(p.run(QFA_ISA_AUTO, &none), serial));
+  }
+}
+
+QFA_TEST(calls_at_the_same_time) {
+  const std::vector<Problem> all = problems();
+  std::vector<std::vector<float>> expected;
+  for (const Problem& p : all) expected.push_back(p.run(QFA_ISA_AUTO));
+  std::atomic<int> wrong{0};
+  std::vector<std::thread> callers;
+  for (size_t caller = 0; caller < 16; ++caller) {
+    callers.emplace_back([&, caller] {
+      const Problem p = all[caller % all.size()];
+      for (int i = 0; i < 3; ++i) {
+        if (!same_bits(p.run(QFA_ISA_AUTO), expected[caller % all.size()])) ++wrong;
+      }
+    });
+  }
+  for (std::thread& caller : callers) caller.join();
+  CHECK(wrong == 0);
+}
+
+QFA_TEST(messages_belong_to_their_thread) {
+  qfa_attention bad = {};
+  const char* message = nullptr;
+  CHECK(qfa_attention_run(&bad, QFA_ISA_SCALAR, nullptr, nullptr, &message) ==
+        QFA_INVALID_ARGUMENT);
+  const std::string before = message;
+  std::thread([] {
+    const char* other = nullptr;
+    CHECK(qfa_attention_run(nullptr, QFA_ISA_SCALAR, nullptr, nullptr, &other) != QFA_OK);
+  }).join();
+  CHECK(before == message);
+}
+
+}  // namespace
+}  // namespace qfa::test
+
+QFA_TEST_MAIN
