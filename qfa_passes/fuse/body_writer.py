@@ -14,6 +14,7 @@ class BodyWriter:
     """Appends nodes to a body; each call returns the name of the node's one output."""
 
     def __init__(self, opset: int) -> None:
+        """Starts an empty body in a version of ai.onnx."""
         self.opset = opset
         self.nodes: list[NodeProto] = []
         self._constants: dict[tuple[str, bytes], str] = {}
