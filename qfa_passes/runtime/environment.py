@@ -29,7 +29,9 @@ def describe_environment(library: Path | None) -> dict[str, str]:
         "processors": str(os.cpu_count() or 1),
         **{name: package_version(name) for name in _PACKAGES},
     }
-    words["instruction set"] = read_library_facts(library).chosen if library else "function body (no library)"
+    words["instruction set"] = (
+        read_library_facts(library).chosen if library else "function body (no library)"
+    )
     return words
 
 

@@ -70,8 +70,11 @@ def _locate() -> Path:
             why="that is no file",
             hint=f"set it to the path of {FILE_NAME}, or unset it",
         )
-    # An editable install keeps the Python files and the built library in two places of one package.
-    folders = [Path(folder) / "lib" for folder in sys.modules[__package__].__path__]
+    # An editable install keeps the Python files and the built library in two places of one package; and a program that
+    # starts in the source tree imports the package from there, while the library is where it was installed.
+    packages = [Path(folder) for folder in sys.modules[__package__].__path__]
+    packages += [Path(folder, *__package__.split(".")) for folder in sys.path]
+    folders = [folder / "lib" for folder in dict.fromkeys(packages) if folder.is_dir()]
     for folder in folders:
         if (folder / FILE_NAME).is_file():
             return (folder / FILE_NAME).absolute()

@@ -1,0 +1,1 @@
+"""The custom operator in ONNX Runtime: contract, errors, registration."""
