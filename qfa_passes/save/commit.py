@@ -6,6 +6,7 @@ import logging
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -38,23 +39,37 @@ def draft(folder: Path, name: str) -> Iterator[Draft]:
 
     The file is locked while its writer lives, so that what a killed writer left can be told from work in progress.
     """
-    path = folder / f".{name[:100]}.{secrets.token_hex(8)}.qfa-tmp"
-    descriptor = os.open(
-        path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666
-    )
     with ExitStack() as stack:
+        path, descriptor = _create_locked(folder, name)
         stack.callback(_unlink_quietly, path)
         stream = stack.enter_context(os.fdopen(descriptor, "w+b", buffering=1 << 20))
-        with suppress(OSError):  # a file system without locks: its leftovers are simply kept
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield Draft(stream, path)
 
 
-def put_in_place(done: Draft, target: Path) -> None:
+def _create_locked(folder: Path, name: str) -> tuple[Path, int]:
+    """Creates an empty temporary file that is locked by us."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+    while True:
+        path = folder / f".{name[:100]}.{secrets.token_hex(8)}.qfa-tmp"
+        descriptor = os.open(path, flags, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError:
+            return path, descriptor  # a file system without locks: leftovers are simply kept there
+        # Before the lock was taken, another writer may have held this file for a dead writer's and deleted it.
+        if os.fstat(descriptor).st_nlink:
+            return path, descriptor
+        os.close(descriptor)
+
+
+def put_in_place(done: Draft, target: Path) -> int:
     """Renames a synced draft to ``target``, replacing a file there in one step, and syncs the folder.
 
     A file system that cannot rename gets a copy instead, but only if nothing is there yet: replacing by copy could
     leave half a file.
+
+    Returns:
+        The inode number of what is there now.
     """
     try:
         done.path.replace(target)
@@ -74,6 +89,20 @@ def put_in_place(done: Draft, target: Path) -> None:
         )
         _copy(done, target)
     sync_folder(target.parent)
+    return target.lstat().st_ino
+
+
+def same_content(one: Path, other: Path) -> bool:
+    """True if both are regular files (not links) of equal bytes."""
+    if not stat.S_ISREG(_mode(other)) or one.stat().st_size != other.stat().st_size:
+        return False
+    with one.open("rb") as first, other.open("rb") as second:
+        while True:
+            piece = first.read(1 << 20)
+            if piece != second.read(1 << 20):
+                return False
+            if not piece:
+                return True
 
 
 def remove_leftovers(folder: Path, name: str) -> None:
@@ -104,6 +133,14 @@ def _remove_if_abandoned(path: Path) -> None:
         pass
     finally:
         os.close(descriptor)
+
+
+def _mode(path: Path) -> int:
+    """File type and permissions of a path itself, 0 if there is nothing."""
+    try:
+        return path.lstat().st_mode
+    except FileNotFoundError:
+        return 0
 
 
 def _copy(done: Draft, target: Path) -> None:

@@ -17,7 +17,7 @@ from qfa_passes.core.printable import printable
 from qfa_passes.core.weights import FileSlice
 from qfa_passes.core.wire_format import PROTOBUF_LIMIT
 from qfa_passes.errors import SaveError, UsageError
-from qfa_passes.save.commit import Draft, draft, put_in_place, remove_leftovers
+from qfa_passes.save.commit import Draft, draft, put_in_place, remove_leftovers, same_content
 from qfa_passes.save.datafile import CHUNK, hollow_tensors, write_data
 from qfa_passes.save.serialize import fill, serialize_inline, serialized
 
@@ -63,8 +63,8 @@ def write_model(
         SaveError: The files could not be written; nothing was left behind.
     """
     target = Path(os.path.abspath(os.fspath(path)))
-    _check_target(target, model, source)
     with _told(target):
+        _check_target(target, model, source)
         inline = None if external_data == "always" else serialize_inline(model)
         if inline is not None and inline.nbytes > PROTOBUF_LIMIT:
             if external_data == "never":
@@ -137,9 +137,12 @@ def _write_external(model: LoadedModel, target: Path) -> SavedFiles:
 
 def _put_both(data: Draft, data_path: Path, file: Draft, target: Path) -> None:
     """Puts data and then model in place; takes the data back if the model cannot follow."""
-    inode = os.fstat(data.stream.fileno()).st_ino
+    if same_content(data.path, data_path):
+        # Who has that file open or mapped keeps it; equal names mean equal content unless it was damaged since.
+        put_in_place(file, target)
+        return
     existed = os.path.lexists(data_path)
-    put_in_place(data, data_path)
+    inode = put_in_place(data, data_path)
     try:
         put_in_place(file, target)
     except BaseException:
