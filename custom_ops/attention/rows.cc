@@ -72,8 +72,8 @@ void encode_key_block(const Plan& plan, const Kernels& kernels, int64_t kv_head,
     codes.correction[token] = -128 * key.sum;
     codes.key_scale[token] = key.scale;
     codes.value_log2[token] = static_cast<float>(log2(static_cast<double>(value.scale)));
-    // Finite even where the scale is NaN: those who see this key are NaN by its logarithm, and those
-    // who do not multiply this by a weight of zero.
+    // Finite even where the scale is NaN: those who see this key are NaN by its logarithm, and
+    // those who do not multiply this by a weight of zero.
     codes.value_inverse[token] = isnan(value.scale) ? 1.0f : 1.0f / value.scale;
   }
   kernels.transpose_codes(scratch.codes, plan.value_channels, plan.value_channels,

@@ -5,6 +5,7 @@
 #include <stddef.h>
 #include <string.h>
 
+#include "attention/aliasing.h"
 #include "attention/rotation.h"
 #include "attention/status.h"
 
@@ -134,7 +135,7 @@ qfa_status check_pointers(const qfa_attention& a) {
     return fail(QFA_INVALID_ARGUMENT, "%s is null and T is %" PRId64,
                 a.key.data == nullptr ? "key.data" : "value.data", a.key_length);
   }
-  return QFA_OK;
+  return check_aliasing(a);
 }
 
 }  // namespace

@@ -1,0 +1,117 @@
+// Which instruction set is chosen: by the processor's features, and by QFA_ISA.
+#include <stdlib.h>
+#include <string.h>
+
+#include "check.h"
+#include "kernels/arch.h"
+#include "kernels/kernels.h"
+#include "problem.h"
+
+namespace qfa::test {
+namespace {
+
+QFA_TEST(best_set_for_given_features) {
+  CHECK(best_isa(0) == QFA_ISA_SCALAR);
+  CHECK(best_isa(kFeatureAvx2) == QFA_ISA_AVX2);
+  CHECK(best_isa(kFeatureAvx2 | kFeatureAvx512Vnni) == QFA_ISA_AVX512VNNI);
+  CHECK(best_isa(kFeatureAvx2 | kFeatureAvx512Vnni | kFeatureAmxInt8) == QFA_ISA_AMXINT8);
+  // A hypervisor may hide any feature: what remains must still be complete.
+  CHECK(best_isa(kFeatureAvx512Vnni) == QFA_ISA_SCALAR);
+  CHECK(best_isa(kFeatureAvx2 | kFeatureAmxInt8) == QFA_ISA_AVX2);
+  CHECK(!is_isa_supported(QFA_ISA_AMXINT8, kFeatureAvx2 | kFeatureAvx512Vnni));
+  CHECK(!is_isa_supported(static_cast<qfa_isa>(99), ~0u));
+  CHECK(is_isa_supported(QFA_ISA_SCALAR, 0));
+}
+
+QFA_TEST(names_round_trip) {
+  for (const qfa_isa isa : {QFA_ISA_SCALAR, QFA_ISA_AVX2, QFA_ISA_AVX512VNNI, QFA_ISA_AMXINT8}) {
+    CHECK(isa_from_name(qfa_isa_name(isa)) == isa);
+  }
+  CHECK(qfa_isa_name(QFA_ISA_AUTO) == nullptr);
+  CHECK(qfa_isa_name(static_cast<qfa_isa>(99)) == nullptr);
+  CHECK(isa_from_name("AVX2") == QFA_ISA_AUTO);
+}
+
+QFA_TEST(every_set_has_every_kind) {
+  for (int isa = QFA_ISA_SCALAR; isa <= QFA_ISA_AMXINT8; ++isa) {
+    const Kernels kernels = kernels_for(static_cast<qfa_isa>(isa));
+#define QFA_PRESENT(kind) CHECK(kernels.kind != nullptr);
+    QFA_FOR_EACH_KERNEL_KIND(QFA_PRESENT)
+#undef QFA_PRESENT
+  }
+}
+
+// Sets QFA_ISA for the length of a scope; null removes it.
+class Environment {
+ public:
+  explicit Environment(const char* value) {
+    const char* old = getenv("QFA_ISA");
+    had_ = old != nullptr;
+    if (had_) strncpy(old_, old, sizeof(old_) - 1);
+    value == nullptr ? unsetenv("QFA_ISA") : setenv("QFA_ISA", value, 1);
+  }
+  ~Environment() { had_ ? setenv("QFA_ISA", old_, 1) : unsetenv("QFA_ISA"); }
+
+ private:
+  bool had_;
+  char old_[64] = "";
+};
+
+QFA_TEST(environment_chooses) {
+  qfa_isa isa = QFA_ISA_AUTO;
+  {
+    const Environment none(nullptr);
+    CHECK(qfa_default_isa(&isa, nullptr) == QFA_OK && isa == best_isa());
+  }
+  {
+    const Environment empty("");
+    CHECK(qfa_default_isa(&isa, nullptr) == QFA_OK && isa == best_isa());
+  }
+  for (int wanted = QFA_ISA_SCALAR; wanted <= QFA_ISA_AMXINT8; ++wanted) {
+    const qfa_isa set = static_cast<qfa_isa>(wanted);
+    const Environment named(qfa_isa_name(set));
+    const char* message = "";
+    const qfa_status status = qfa_default_isa(&isa, &message);
+    if (qfa_isa_usable(set) != 0) {
+      CHECK(status == QFA_OK && isa == set);
+    } else {
+      CHECK(status == QFA_UNSUPPORTED_ISA);
+      CHECK_THAT(strstr(message, qfa_isa_name(set)) != nullptr, "%s", message);
+    }
+  }
+}
+
+QFA_TEST(unknown_name_is_refused) {
+  const Environment wrong("sse9");
+  const Problem p = Problem::random({1, 1, 1, 2, 3, 8, 8}, 1);
+  std::vector<float> output(16);
+  const qfa_attention a = p.request(output.data());
+  const char* message = "";
+  CHECK(qfa_attention_run(&a, QFA_ISA_AUTO, nullptr, nullptr, &message) == QFA_UNSUPPORTED_ISA);
+  CHECK_THAT(strstr(message, "sse9") != nullptr && strstr(message, "avx2") != nullptr, "%s",
+             message);
+  // A set that is asked for by number does not look at the environment.
+  CHECK(qfa_attention_run(&a, QFA_ISA_SCALAR, nullptr, nullptr, nullptr) == QFA_OK);
+  CHECK(qfa_default_isa(nullptr, nullptr) == QFA_INVALID_ARGUMENT);
+}
+
+QFA_TEST(unusable_sets_are_refused_not_tried) {
+  const Problem p = Problem::random({1, 1, 1, 2, 3, 8, 8}, 1);
+  std::vector<float> output(16);
+  const qfa_attention a = p.request(output.data());
+  for (const int wanted : {2, 3, 4, 5, 99, -1}) {
+    const qfa_isa isa = static_cast<qfa_isa>(wanted);
+    const qfa_status status = qfa_attention_run(&a, isa, nullptr, nullptr, nullptr);
+    CHECK(status == (qfa_isa_usable(isa) != 0 ? QFA_OK : QFA_UNSUPPORTED_ISA));
+  }
+}
+
+QFA_TEST(version_is_three_numbers) {
+  int major, minor, patch;
+  CHECK(sscanf(qfa_version(), "%d.%d.%d", &major, &minor, &patch) == 3);
+}
+
+}  // namespace
+}  // namespace qfa::test
+
+QFA_TEST_MAIN

@@ -1,0 +1,134 @@
+// The numbers that everything else stands on: 2^x, half precision, codes.
+#include <math.h>
+#include <string.h>
+
+#include "check.h"
+#include "kernels/kernels.h"
+#include "kernels/reference/half.h"
+#include "problem.h"
+
+namespace qfa::test {
+namespace {
+
+// 2^x as the softmax kernel computes it: a block whose largest exponent is 0 rescales what came
+// before, with maximum x, by 2^(x - 0).
+void exp2_by(const Kernels& kernels, const float (&x)[kLanes], float (&y)[kLanes]) {
+  constexpr int kKeys = 16;
+  int32_t scores[kKeys * kLanes] = {}, correction[kKeys] = {};
+  float zeros[kLanes] = {}, ones[kLanes], running_sum[kLanes] = {}, gain[kLanes];
+  float running_max[kLanes];
+  uint8_t weights[kKeyBlock * kLanes];
+  for (float& one : ones) one = 1.0f;
+  memcpy(running_max, x, sizeof(x));
+  kernels.softmax({kKeys, 2, scores, correction, zeros, zeros, zeros, ones, nullptr, nullptr,
+                   weights, running_max, running_sum, y, gain});
+}
+
+QFA_TEST(exp2_of_nonpositive_numbers) {
+  for (const qfa_isa isa : testable_isas()) {
+    const Kernels kernels = kernels_for(isa);
+    double worst = 0.0;
+    float previous = 0.0f, steepest_fall = 0.0f;
+    float x[kLanes], y[kLanes];
+    // Every 997th float from -126 up to -0, then the same of the numbers near zero.
+    uint32_t bits = 0xc2fc0000u;
+    while (bits > 0x80000000u) {
+      for (float& value : x) {
+        memcpy(&value, &bits, 4);
+        bits = bits - 997u > 0x80000000u && bits > 997u ? bits - 997u : 0x80000000u;
+      }
+      exp2_by(kernels, x, y);
+      for (int lane = 0; lane < kLanes; ++lane) {
+        const double exact = exp2(static_cast<double>(x[lane]));
+        worst = fmax(worst, fabs(static_cast<double>(y[lane]) / exact - 1.0));
+        if (y[lane] < previous) steepest_fall = fmaxf(steepest_fall, 1.0f - y[lane] / previous);
+        previous = y[lane];
+      }
+    }
+    CHECK_THAT(worst <= 3e-7, "%s relative error %g", qfa_isa_name(isa), worst);
+    // Rounding may bend the curve by a bit or two where pieces meet, not more.
+    CHECK_THAT(steepest_fall <= 2.4e-7f, "%s falls by %g", qfa_isa_name(isa),
+               static_cast<double>(steepest_fall));
+  }
+}
+
+QFA_TEST(exp2_at_its_ends) {
+  for (const qfa_isa isa : testable_isas()) {
+    const float ends[] = {0.0f,    -0.0f,     -1.0f,    -126.0f, -126.00001f,
+                          -127.0f, -INFINITY, -3.4e38f, -1e-45f, NAN};
+    const float expected[] = {1.0f, 1.0f, 0.5f, 0x1p-126f, 0.0f, 0.0f, 0.0f, 0.0f, 1.0f, NAN};
+    float x[kLanes] = {}, y[kLanes];
+    memcpy(x, ends, sizeof(ends));
+    exp2_by(kernels_for(isa), x, y);
+    for (int i = 0; i < 9; ++i) {
+      CHECK_THAT(y[i] == expected[i], "%s 2^%g is %g", qfa_isa_name(isa), static_cast<double>(x[i]),
+                 static_cast<double>(y[i]));
+    }
+  }
+}
+
+QFA_TEST(every_half_widens_exactly) {
+  for (uint32_t half = 0; half < 0x10000; ++half) {
+    const float got = float_from_half(static_cast<uint16_t>(half));
+    const float expected = half_to_float(static_cast<uint16_t>(half));
+    CHECK_THAT(isnan(expected) ? isnan(got) : memcmp(&got, &expected, 4) == 0, "%04x", half);
+    if (!isnan(got)) CHECK(half_from_float(got) == half);
+  }
+}
+
+QFA_TEST(floats_narrow_to_the_nearest_half) {
+  // Around every half: the midpoint to its neighbour and the floats next to it.
+  for (uint32_t half = 0; half < 0x7c00; ++half) {
+    const double here = static_cast<double>(half_to_float(static_cast<uint16_t>(half)));
+    const double next = half + 1 == 0x7c00
+                            ? 65536.0
+                            : static_cast<double>(half_to_float(static_cast<uint16_t>(half + 1)));
+    const float middle = static_cast<float>((here + next) / 2.0);
+    for (const float x : {middle, nextafterf(middle, 0.0f), nextafterf(middle, INFINITY)}) {
+      CHECK_THAT(half_from_float(x) == float_to_half(x) && half_from_float(-x) == float_to_half(-x),
+                 "%a", static_cast<double>(x));
+    }
+  }
+  CHECK(half_from_float(INFINITY) == 0x7c00 && half_from_float(-1e30f) == 0xfc00);
+  CHECK((half_from_float(NAN) & 0x7e00) == 0x7e00);
+}
+
+QFA_TEST(codes_are_the_nearest) {
+  Random random(1);
+  for (int trial = 0; trial < 200; ++trial) {
+    float row[64];
+    for (float& x : row)
+      x = random.normal() * ldexpf(1.0f, static_cast<int>(random.below(60)) - 30);
+    int8_t codes[64];
+    const RowCodes result = quantize_row_scalar(row, 64, 0.0f, codes);
+    int32_t sum = 0;
+    int largest = 0;
+    for (int i = 0; i < 64; ++i) {
+      const double error = fabs(static_cast<double>(row[i]) - codes[i] * double(result.scale));
+      CHECK(error <= double(result.scale) * 0.50001);
+      sum += codes[i];
+      largest = codes[i] > largest ? codes[i] : (-codes[i] > largest ? -codes[i] : largest);
+    }
+    CHECK(sum == result.sum && largest == 127);
+  }
+}
+
+QFA_TEST(static_codes_are_those_of_quantize_linear) {
+  Random random(2);
+  for (int trial = 0; trial < 200; ++trial) {
+    float row[64];
+    for (float& x : row) x = random.normal() * 3.0f;
+    const float scale = static_cast<float>(random.uniform()) * 0.05f + 1e-3f;
+    int8_t codes[64];
+    CHECK(quantize_row_scalar(row, 64, scale, codes).scale == scale);
+    for (int i = 0; i < 64; ++i) {
+      const float steps = nearbyintf(row[i] / scale);
+      CHECK(codes[i] == static_cast<int>(fminf(fmaxf(steps, -127.0f), 127.0f)));
+    }
+  }
+}
+
+}  // namespace
+}  // namespace qfa::test
+
+QFA_TEST_MAIN
