@@ -261,7 +261,7 @@ def test_to_model_proto_beyond_two_gib(tmp_path: Path) -> None:
 def save_often(path: Path, seed: int) -> None:
     """Saves the same model again and again."""
     model = read_model(two_layers(seed=seed))
-    for _ in range(30):
+    for _ in range(8):
         write_model(model, path, external_data="always")
 
 
