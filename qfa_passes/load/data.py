@@ -6,7 +6,7 @@ same N. ``numpy.savez("data.npz", input_ids=ids, attention_mask=mask)`` writes i
 
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from os import PathLike
@@ -16,7 +16,6 @@ from typing import IO, Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from onnx import ValueInfoProto, helper
 
 from qfa_passes.core.printable import printable
 from qfa_passes.errors import InvalidDataError, LimitExceededError
@@ -25,7 +24,6 @@ from qfa_passes.load.sniff import describe
 from qfa_passes.load.source import open_file
 
 Array = npt.NDArray[Any]
-Feeds = dict[str, Array]
 
 _MAX_ARRAYS: Final = 1000
 _KINDS: Final = "biuf"
@@ -58,41 +56,6 @@ class Samples:
     arrays: Mapping[str, Array]
     count: int
     origin: str
-
-    def batches(self, batch_size: int = 1) -> Iterator[Feeds]:
-        """Yields feeds of ``batch_size`` samples in order; the last one may be smaller."""
-        for start in range(0, self.count, batch_size):
-            yield {name: array[start : start + batch_size] for name, array in self.arrays.items()}
-
-    def fixed_batch(self, inputs: Sequence[ValueInfoProto]) -> int | None:
-        """Returns the batch size that a model insists on, or None if any is fine."""
-        for value in inputs:
-            dims = value.type.tensor_type.shape.dim
-            if value.name in self.arrays and dims and dims[0].HasField("dim_value"):
-                return int(dims[0].dim_value)
-        return None
-
-    def check(self, inputs: Sequence[ValueInfoProto]) -> None:
-        """Compares the arrays with a model's inputs (those without an initializer).
-
-        Raises:
-            InvalidDataError: One is missing, unknown, or of another type or shape.
-        """
-        wanted = {value.name for value in inputs}
-        for label, names in (
-            ("lacks", wanted - set(self.arrays)),
-            ("has unknown", set(self.arrays) - wanted),
-        ):
-            if names:
-                shown = ", ".join(f"'{printable(name)}'" for name in sorted(names)[:8])
-                known = ", ".join(f"'{printable(name)}'" for name in sorted(wanted)[:8])
-                raise InvalidDataError(
-                    f"data {self.origin} {label} arrays: {shown}",
-                    why=f"the model's inputs are {known}",
-                    hint="name each array like the input that it feeds",
-                )
-        for value in inputs:
-            _check_array(self.arrays[value.name], value, self.origin)
 
 
 def read_samples(
@@ -217,31 +180,6 @@ def _check_dtype(dtype: np.dtype[Any], name: str, origin: str) -> None:
             f"array '{printable(name)}' of data {origin} has the type {printable(str(dtype), 40)}",
             "inputs are booleans, integers or floats of at most 64 bits",
             hint="convert it first, for example with .astype(numpy.float32)",
-        )
-
-
-def _check_array(array: Array, value: ValueInfoProto, origin: str) -> None:
-    """Compares one array with the input that it feeds."""
-    tensor = value.type.tensor_type
-    expected = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.elem_type))
-    name = printable(value.name)
-    if array.dtype != expected:
-        raise _bad(
-            f"array '{name}' of data {origin} is {array.dtype}",
-            f"the model's input is {expected}",
-            hint=f"convert it: .astype('{expected}')",
-        )
-    if not tensor.HasField("shape"):
-        return
-    dims = [dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim]
-    fits = len(dims) == array.ndim and all(
-        want is None or want == have for want, have in zip(dims[1:], array.shape[1:], strict=True)
-    )
-    if not fits:
-        wanted = ", ".join("?" if dim is None else str(dim) for dim in dims)
-        raise _bad(
-            f"array '{name}' of data {origin} has the shape {array.shape}",
-            f"the model's input is ({wanted}), and the first axis holds the samples",
         )
 
 

@@ -11,7 +11,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from onnx import TensorProto, helper
 
 from qfa_passes.errors import InvalidDataError, LimitExceededError, QfaError, UsageError
 from qfa_passes.load import Limits, read_samples
@@ -47,17 +46,6 @@ def test_round_trip(tmp_path: Path, array: np.ndarray, compressed: bool, order: 
     assert samples.arrays["x"].dtype == array.dtype.newbyteorder("=")
     assert samples.arrays["x"].dtype.isnative
     assert samples.count == len(array)
-
-
-def test_batches() -> None:
-    """Samples come in order; the last batch may be smaller."""
-    ids, mask = np.arange(14).reshape(7, 2), np.ones((7, 2))
-    samples = read_samples({"ids": ids, "mask": mask})
-    feeds = list(samples.batches(3))
-    assert [len(feed["ids"]) for feed in feeds] == [3, 3, 1]
-    np.testing.assert_array_equal(np.concatenate([feed["ids"] for feed in feeds]), ids)
-    assert set(feeds[0]) == {"ids", "mask"}
-    assert len(list(samples.batches())) == 7
 
 
 def test_pickles_are_never_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,25 +190,3 @@ def test_arrays_that_do_not_belong_together() -> None:
     ):
         with refused(InvalidDataError, word):
             read_samples(arrays)
-
-
-def test_comparison_with_a_model() -> None:
-    """Names, types and shapes against the inputs of a model."""
-    inputs = [
-        helper.make_tensor_value_info("ids", TensorProto.INT64, ["N", "S"]),
-        helper.make_tensor_value_info("image", TensorProto.FLOAT, [2, 3, 8, 8]),
-    ]
-    ids, image = np.zeros((4, 7), np.int64), np.zeros((4, 3, 8, 8), np.float32)
-    samples = read_samples({"ids": ids, "image": image})
-    samples.check(inputs)
-    assert samples.fixed_batch(inputs) == 2
-    assert samples.fixed_batch(inputs[:1]) is None
-    for arrays, words in (
-        ({"ids": ids}, ["lacks", "'image'"]),
-        ({"ids": ids, "image": image, "extra": ids}, ["unknown", "'extra'", "'ids'"]),
-        ({"ids": ids.astype(np.int32), "image": image}, ["'ids'", "int32", "int64"]),
-        ({"ids": ids, "image": image[:, :, :7]}, ["'image'", "(4, 3, 7, 8)", "(2, 3, 8, 8)"]),
-        ({"ids": ids[:, 0], "image": image}, ["'ids'", "(?, ?)"]),
-    ):
-        with refused(InvalidDataError, *words):
-            read_samples(arrays).check(inputs)
