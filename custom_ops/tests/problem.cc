@@ -151,9 +151,9 @@ std::vector<float> Problem::run(qfa_isa isa, const qfa_executor* executor) const
   const qfa_attention a = request(output.data());
   const char* message = "";
   // The C interface refuses what the processor lacks; emulated kernels are run below it.
-  const qfa_status status = qfa_isa_usable(isa) != 0
-                                ? qfa_attention_run(&a, isa, executor, nullptr, &message)
-                                : run_attention(&a, kernels_for(isa), executor, nullptr);
+  const bool emulated = isa == QFA_ISA_AMXINT8 && qfa_isa_usable(isa) == 0;
+  const qfa_status status = !emulated ? qfa_attention_run(&a, isa, executor, nullptr, &message)
+                                      : run_attention(&a, kernels_for(isa), executor, nullptr);
   CHECK_THAT(status == QFA_OK, "status %d: %s", static_cast<int>(status), message);
   if (dtype == QFA_FLOAT16) {
     for (size_t i = 0; i < output.size(); ++i) output[i] = half_to_float(output_half[i]);
