@@ -1,8 +1,8 @@
 """Where the bytes of large tensors live, so that no stage holds more of a model in memory than it touches.
 
-A loaded model is a *shell*: a ModelProto whose large initializers carry no bytes but an external-data location of the
-form ``qfa:<number>``. The number is a key of the WeightStore. Passes move and rename such initializers freely; the bytes
-are read (memory-mapped where possible) only when somebody asks for them.
+A loaded model is a *shell*: a ModelProto whose large initializers carry no bytes but an external-data
+location of the form ``qfa:<number>``. The number is a key of the WeightStore. Passes move and rename such
+initializers freely; the bytes are read (memory-mapped where possible) only when somebody asks for them.
 """
 
 import mmap

@@ -1,7 +1,7 @@
 """Reads verification and calibration data: an .npz file with one array per model input.
 
-Format: the array called like an input holds N samples along its first axis, the batch axis of the model; all arrays have the
-same N. ``numpy.savez("data.npz", input_ids=ids, attention_mask=mask)`` writes it. Nothing is ever unpickled.
+Format: the array called like an input holds N samples along its first axis, the batch axis of the model; all arrays
+have the same N. ``numpy.savez("data.npz", input_ids=ids, attention_mask=mask)`` writes it. Nothing is ever unpickled.
 """
 
 import zipfile

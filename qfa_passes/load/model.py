@@ -1,7 +1,6 @@
 """Reads a model from a path, bytes or a ModelProto into a shell and a weight store, checking everything on the way."""
 
 import hashlib
-import os
 from os import PathLike
 from pathlib import Path
 
@@ -62,7 +61,7 @@ def read_model(
             for found in scan.ranges
         }
     else:
-        path = Path(os.path.abspath(os.fspath(source)))
+        path = Path(source).absolute()
         base_dir = path.parent
         where = f"'{printable(str(path))}'"
         with open_file(path, "model") as file:

@@ -54,15 +54,15 @@ def write_model(
     Args:
         model: What to save; not changed.
         path: The .onnx file. Its folder must exist.
-        external_data: ``auto`` keeps the weights in the file while it stays below 2 GiB; ``always`` and ``never`` decide.
-            The data file is called ``NAME.HASH.data`` after its content, so a model saved before stays valid.
+        external_data: ``auto`` keeps the weights in the file while it stays below 2 GiB; ``always`` and ``never``
+            decide. The data file is called ``NAME.HASH.data`` after its content, so a model saved before stays valid.
         source: A file that must not be overwritten, besides those that ``model`` reads from.
 
     Raises:
         UsageError: ``path`` is the input, a link or no file name.
         SaveError: The files could not be written; nothing was left behind.
     """
-    target = Path(os.path.abspath(os.fspath(path)))
+    target = Path(path).absolute()
     with _told(target):
         _check_target(target, model, source)
         inline = None if external_data == "always" else serialize_inline(model)

@@ -32,8 +32,8 @@ class SerializedModel:
 def serialize_inline(model: LoadedModel) -> SerializedModel:
     """Serializes a model with all its weights inside, without reading them.
 
-    Field order differs from what protobuf itself writes, which readers may not depend on: the graph comes after the other
-    fields of the model and the initializers after the other fields of the graph.
+    Field order differs from what protobuf itself writes, and readers may not depend on it: the graph comes after the
+    other fields of the model, and the initializers after the other fields of the graph.
     """
     proto = materialize_nested(model)
     graph_head = GraphProto()

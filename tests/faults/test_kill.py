@@ -1,6 +1,5 @@
 """A save killed at any moment leaves the old model or the new one, whole (fault 80)."""
 
-import os
 import subprocess
 import sys
 import textwrap
@@ -67,7 +66,8 @@ KILL_AT_CALL = """
         return function
 
     model = read_model(two_layers(seed=2))
-    for owner, name in ((os, "open"), (os, "fsync"), (os, "fdopen"), (Path, "replace"), (Path, "unlink"), (os, "close")):
+    calls = (os, "open"), (os, "fsync"), (os, "fdopen"), (os, "close"), (Path, "replace"), (Path, "unlink")
+    for owner, name in calls:
         setattr(owner, name, deadly(getattr(owner, name)))
     write_model(model, folder / "m.onnx", external_data=mode)
     os.write(1, b"survived")
@@ -130,4 +130,4 @@ def test_leftovers_of_others_are_kept(tmp_path: Path) -> None:
     assert not dead.exists()
     assert saved.stale == (tmp_path / foreign[1],)
     assert all((tmp_path / name).read_bytes() == b"precious" for name in foreign)
-    assert os.path.getsize(tmp_path / "m.onnx") == saved.nbytes
+    assert (tmp_path / "m.onnx").stat().st_size == saved.nbytes

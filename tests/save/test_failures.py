@@ -108,7 +108,7 @@ def test_full_file_system(tmp_path: Path) -> None:
     """A real file system without space (tmpfs of 64 KiB, in a mount namespace of its own)."""
     script = f"""
         mount -t tmpfs -o size=64k tmpfs {tmp_path} || exit 77
-        cd {os.getcwd()} && {sys.executable} - <<'END'
+        cd {Path.cwd()} && {sys.executable} - <<'END'
 from pathlib import Path
 from qfa_passes.errors import SaveError
 from qfa_passes.load import read_model
@@ -197,8 +197,8 @@ def test_order_of_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     real_fsync, real_replace = os.fsync, Path.replace
 
     def fsync(descriptor: int) -> None:
-        name = os.readlink(f"/proc/self/fd/{descriptor}")
-        events.append("sync folder" if Path(name) == tmp_path else f"sync {Path(name).suffix}")
+        name = Path(f"/proc/self/fd/{descriptor}").readlink()
+        events.append("sync folder" if name == tmp_path else f"sync {name.suffix}")
         real_fsync(descriptor)
 
     def replace(self: Path, target: Path) -> Path:
