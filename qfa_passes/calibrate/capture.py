@@ -36,7 +36,7 @@ def capture(
         if tensor.name in names and not tensor.external_data
     }
     computed = [name for name in dict.fromkeys(names) if name not in inputs and name not in constants]
-    session = create_session(_exposing(model, computed), use_library=False, threads=threads)
+    session = create_session(_exposing(model, computed), use_library=False, threads=threads, prepack=False)
     for feed in feeds:
         values = session.run(computed, dict(feed)) if computed else []
         found: dict[str, Array] = dict(zip(computed, map(np.asarray, values), strict=True))

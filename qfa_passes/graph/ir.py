@@ -53,6 +53,7 @@ class Graph:
         self._graph_header = _graph_header(proto.graph)
         self._io = (list(proto.graph.input), list(proto.graph.output))
         self.gs: gs.Graph = gs.import_onnx(proto)
+        self._names: set[str] | None = None  # collected when the first new name is asked for
         self._counter = 0
 
     @property
@@ -75,11 +76,13 @@ class Graph:
 
     def new_name(self, stem: str) -> str:
         """Returns an unused name for a node or value that starts with ``stem``."""
-        taken = self.gs.tensors().keys() | {node.name for node in self.gs.nodes}
+        if self._names is None:
+            self._names = set(self.gs.tensors()) | {node.name for node in self.gs.nodes}
         name = stem
-        while name in taken:
+        while name in self._names:
             self._counter += 1
             name = f"{stem}_{self._counter}"
+        self._names.add(name)
         return name
 
     def add(self, node: gs.Node) -> None:

@@ -34,6 +34,9 @@ _PACKED: Final = frozenset((TensorProto.INT4, TensorProto.UINT4, TensorProto.FLO
 _INLINE_BYTES: Final = 1 << 20
 """Smaller blobs are written into the proto, where constant folding sees them."""
 
+_IN_MEMORY: Final = "memory"
+"""Location of tensors whose bytes the session is handed; it never looks there."""
+
 
 @dataclass(slots=True)
 class PlacedWeights:
@@ -58,22 +61,21 @@ def place_weights(model: LoadedModel) -> PlacedWeights:
     """
     placed = PlacedWeights(ModelProto())
     placed.proto.CopyFrom(model.proto)
-    top_level = {id(tensor) for tensor in placed.proto.graph.initializer}
     in_files: list[tuple[TensorProto, FileSlice]] = []
-    for _, tensor in all_tensors(placed.proto):
+    for tensor in placed.proto.graph.initializer:
         if not is_hollow(tensor):
             continue
         source = model.weights.source(tensor)
-        if id(tensor) not in top_level:
-            _write_inline(tensor, model.weights)
-        elif isinstance(source, FileSlice) and source.nbytes:
+        if isinstance(source, FileSlice) and source.nbytes:
             in_files.append((tensor, source))
-        elif source.nbytes <= _INLINE_BYTES or tensor.data_type in _PACKED:
-            _write_inline(tensor, model.weights)
-        else:
+        elif source.nbytes > _INLINE_BYTES and tensor.data_type not in _PACKED:
             placed.arrays[tensor.name] = (_as_array(tensor, model.weights), tensor.data_type)
+            _refer_to(tensor, location=_IN_MEMORY)
     if in_files:
         placed.folder = _refer_to_files(in_files, model.weights)
+    for _, tensor in all_tensors(placed.proto):
+        if is_hollow(tensor):
+            _write_inline(tensor, model.weights)
     return placed
 
 
@@ -85,15 +87,19 @@ def _refer_to_files(tensors: list[tuple[TensorProto, FileSlice]], weights: Weigh
             pass
     folder = Path(os.path.commonpath([path.parent for path in files.values()]))
     for tensor, source in tensors:
-        del tensor.external_data[:]
-        location = files[source.path].relative_to(folder).as_posix()
-        for key, value in (
-            ("location", location),
-            ("offset", str(source.offset)),
-            ("length", str(source.nbytes)),
-        ):
-            tensor.external_data.add(key=key, value=value)
+        _refer_to(
+            tensor,
+            location=files[source.path].relative_to(folder).as_posix(),
+            offset=str(source.offset),
+            length=str(source.nbytes),
+        )
     return folder
+
+
+def _refer_to(tensor: TensorProto, **entries: str) -> None:
+    del tensor.external_data[:]
+    for key, value in entries.items():
+        tensor.external_data.add(key=key, value=value)
 
 
 def _write_inline(tensor: TensorProto, weights: WeightStore) -> None:
