@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -25,7 +25,7 @@ from qfa_passes.save import to_model_proto, write_model
 from qfa_passes.verify.models import verify_models
 
 if TYPE_CHECKING:
-    from qfa_passes.core.comparison import ModelComparison
+    from qfa_passes.core.comparison import ModelComparison, ModelFacts
     from qfa_passes.runtime.doctor import DoctorReport
 
 Source = str | os.PathLike[str] | bytes | ModelProto
@@ -67,7 +67,7 @@ def optimize(
     model: Source,
     *,
     output: str | os.PathLike[str] | None = None,
-    format: str = "int8",  # noqa: A002  (the word of the command line)
+    format: str = "int8",
     attention: str | None = None,
     linear: str | None = None,
     scale_mode: str = "dynamic",
@@ -169,14 +169,10 @@ def compare(
     if not isinstance(data, DataSet):
         path = None if data is None else Path(data)
         data = read_data(path, first, tokenizer=tokenizer, samples=samples, context=context)
-    return verify_models(
-        first,
-        second,
-        data,
-        latency_runs=latency_runs,
-        threads=threads,
-        progress=progress,
+    found = verify_models(
+        first, second, data, latency_runs=latency_runs, threads=threads, progress=progress
     )
+    return replace(found, a=_with_attention(found.a, first), b=_with_attention(found.b, second))
 
 
 def doctor() -> DoctorReport:
@@ -184,6 +180,11 @@ def doctor() -> DoctorReport:
     from qfa_passes.runtime.doctor import run_doctor
 
     return run_doctor()
+
+
+def _with_attention(facts: ModelFacts, model: LoadedModel) -> ModelFacts:
+    found = pipeline.match(pipeline.normalize(model))
+    return replace(facts, attention=sum(isinstance(entry, AttentionSite) for entry in found))
 
 
 def _loaded(model: str | os.PathLike[str] | LoadedModel) -> LoadedModel:

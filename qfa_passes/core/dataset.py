@@ -16,9 +16,11 @@ class DataSet:
     Attributes:
         feeds: One dictionary of arrays per run.
         label: Where they came from, in words.
-        digest: SHA-256 of the file; tells whether two uses saw the same data. Empty if made up.
+        digest: SHA-256 of the file; tells whether two uses saw the same data. Empty if unknown.
+        seeded: True if they are random: predicting their tokens says nothing about a model.
     """
 
     feeds: tuple[Feed, ...]
     label: str
     digest: str = ""
+    seeded: bool = False

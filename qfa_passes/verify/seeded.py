@@ -67,7 +67,7 @@ def seeded_data(
     shapes = {spec.name: _shape(spec, batch, sequence, sizes or {}) for spec in specs}
     generator = np.random.default_rng(seed)
     feeds = tuple(_feed(specs, shapes, bounds, generator) for _ in range(samples))
-    return DataSet(feeds, f"{LABEL} (seed {seed})")
+    return DataSet(feeds, f"{LABEL} (seed {seed})", seeded=True)
 
 
 def _shape(spec: InputSpec, batch: int, sequence: int, sizes: Mapping[str, int]) -> tuple[int, ...]:
