@@ -29,7 +29,8 @@ graph = helper.make_graph(
     [helper.make_node("MatMul", ["x", "w"], ["y"])], "g",
     [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 1024])],
     [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)], [tensor])
-model = LoadedModel(helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 17)]), store, None, "")
+proto = helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 17)])
+model = LoadedModel(proto, store, None, "")
 import onnxruntime
 before = private_megabytes()
 session = create_session(model, prepack=False, threads=1)
