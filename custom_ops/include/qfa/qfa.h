@@ -18,6 +18,13 @@
 #define QFA_EXPORT __attribute__((visibility("default")))
 #endif
 
+/* A fixed underlying type makes every number a value that can be looked at and refused. */
+#ifdef __cplusplus
+#define QFA_ENUM(name) enum name : int32_t
+#else
+#define QFA_ENUM(name) enum name
+#endif
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -28,7 +35,7 @@ extern "C" {
 /* Keys that share one maximum when P is quantized. Part of the numeric contract: one value on every CPU. */
 #define QFA_KEY_BLOCK 64
 
-typedef enum qfa_status {
+typedef QFA_ENUM(qfa_status) {
   QFA_OK = 0,
   QFA_INVALID_ARGUMENT = 1, /* a null pointer, a bad count, an unknown enum value */
   QFA_INVALID_SHAPE = 2,    /* extents that do not fit together or overflow */
@@ -36,9 +43,9 @@ typedef enum qfa_status {
   QFA_UNSUPPORTED_ISA = 4   /* the instruction set that was asked for is not usable here */
 } qfa_status;
 
-typedef enum qfa_dtype { QFA_FLOAT32 = 0, QFA_FLOAT16 = 1 } qfa_dtype;
+typedef QFA_ENUM(qfa_dtype) { QFA_FLOAT32 = 0, QFA_FLOAT16 = 1 } qfa_dtype;
 
-typedef enum qfa_isa {
+typedef QFA_ENUM(qfa_isa) {
   QFA_ISA_AUTO = 0, /* best that the processor and the operating system allow, or QFA_ISA from the environment */
   QFA_ISA_SCALAR = 1,
   QFA_ISA_AVX2 = 2,
@@ -46,7 +53,7 @@ typedef enum qfa_isa {
   QFA_ISA_AMXINT8 = 4
 } qfa_isa;
 
-typedef enum qfa_rotation {
+typedef QFA_ENUM(qfa_rotation) {
   QFA_ROTATE_NONE = 0,
   QFA_ROTATE_HADAMARD = 1 /* Q and K rows times a (block) Hadamard matrix before they are quantized */
 } qfa_rotation;
