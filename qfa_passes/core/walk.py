@@ -10,7 +10,12 @@ from qfa_passes.core.printable import printable
 
 def all_graphs(model: ModelProto) -> Iterator[GraphProto]:
     """Yields the main graph and every subgraph, without recursion; function bodies are not graphs."""
-    pending = [model.graph]
+    pending = [
+        graph
+        for training in model.training_info
+        for graph in (training.initialization, training.algorithm)
+    ]
+    pending.append(model.graph)
     for function in model.functions:
         for node in function.node:
             pending.extend(subgraphs(node))

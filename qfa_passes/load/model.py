@@ -78,7 +78,7 @@ def read_model(
 def _scan(source: FileSource | MemorySource, where: str, limits: Limits) -> Scan:
     """Locates large initializers; names the real kind of a file that is no model."""
     try:
-        return scan_model(source, limits.shell_bytes)
+        return scan_model(source, limits)
     except InvalidModelError as error:
         head = source.read(0, min(512, source.size))
         if describe(head):

@@ -17,10 +17,13 @@ from qfa_passes.core.wire_format import (
     field_head,
 )
 from qfa_passes.errors import InvalidModelError, LimitExceededError
+from qfa_passes.load.limits import Limits
 from qfa_passes.load.source import ByteSource
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, LENGTH_DELIMITED, 5
 _WINDOW: Final = 1 << 18
+_FIELDS_PER_NODE: Final = 4
+"""Entries of a graph (initializers, value information and their fields) that are allowed for each allowed node."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,18 +54,19 @@ class _Field:
     end: int
 
 
-def scan_model(source: ByteSource, shell_limit: int) -> Scan:
+def scan_model(source: ByteSource, limits: Limits) -> Scan:
     """Splits a serialized model into a shell and the places of its large initializers.
 
     Args:
         source: The serialized ModelProto.
-        shell_limit: Most bytes that the shell may have.
+        limits: ``shell_bytes`` bounds the shell, ``nodes`` the entries of the graph: an empty node takes two bytes in
+            the file and 160 in memory.
 
     Raises:
         InvalidModelError: The bytes are no protobuf message, or end too early.
-        LimitExceededError: The shell alone is larger than ``shell_limit``.
+        LimitExceededError: The shell alone is too large.
     """
-    reader = _Reader(source)
+    reader = _Reader(source, _FIELDS_PER_NODE * limits.nodes)
     ranges: list[RawRange] = []
     shell = _Pieces()
     count = 0
@@ -78,10 +82,10 @@ def scan_model(source: ByteSource, shell_limit: int) -> Scan:
             _keep_initializer(reader, inner, graph, ranges, count)
             count += 1
         shell.nest(MODEL_GRAPH, graph)
-    if shell.nbytes > shell_limit:
+    if shell.nbytes > limits.shell_bytes:
         raise LimitExceededError(
             f"the model needs {shell.nbytes:,} bytes of memory besides its large initializers",
-            why=f"at most {shell_limit:,} are allowed",
+            why=f"at most {limits.shell_bytes:,} are allowed",
             hint="store weights as initializers, not as Constant nodes, or raise Limits.shell_bytes",
         )
     return Scan(shell.join(source), tuple(ranges))
@@ -150,15 +154,23 @@ class _Pieces:
 class _Reader:
     """Decodes fields through a window of the source, so that skipped payloads are never read."""
 
-    def __init__(self, source: ByteSource) -> None:
-        """Starts with an empty window."""
+    def __init__(self, source: ByteSource, budget: int) -> None:
+        """Starts with an empty window; ``budget`` fields may be read in all."""
         self.source = source
+        self.budget = budget
         self.window = b""
         self.base = 0
 
     def fields(self, position: int, end: int) -> Iterator[_Field]:
         """Yields the fields of the message that spans ``position`` to ``end``."""
         while position < end:
+            self.budget -= 1
+            if self.budget < 0:
+                raise LimitExceededError(
+                    "the model's graph has too many entries",
+                    why=f"the limit was crossed at byte {position:,}",
+                    hint="if the model really is this large, raise Limits.nodes",
+                )
             start = position
             tag, position = self.varint(position, end)
             number, kind = tag >> 3, tag & 7

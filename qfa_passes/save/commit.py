@@ -17,6 +17,7 @@ from qfa_passes.core.printable import printable
 from qfa_passes.errors import SaveError
 
 _LOG = logging.getLogger(__name__)
+_SUFFIX: Final = ".qfa-tmp"
 _NO_RENAME: Final = (errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EXDEV, errno.EPERM)
 
 
@@ -50,7 +51,7 @@ def _create_locked(folder: Path, name: str) -> tuple[Path, int]:
     """Creates an empty temporary file that is locked by us."""
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
     while True:
-        path = folder / f".{name[:100]}.{secrets.token_hex(8)}.qfa-tmp"
+        path = folder / f"{_draft_prefix(name)}{secrets.token_hex(8)}{_SUFFIX}"
         descriptor = os.open(path, flags, 0o666)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -109,7 +110,7 @@ def remove_leftovers(folder: Path, name: str) -> None:
     """Deletes drafts of ``name`` whose writer is dead. Nothing else is ever deleted."""
     with suppress(OSError):
         for path in folder.iterdir():
-            if path.name.startswith(f".{name[:100]}.") and path.name.endswith(".qfa-tmp"):
+            if path.name.startswith(_draft_prefix(name)) and path.name.endswith(_SUFFIX):
                 _remove_if_abandoned(path)
 
 
@@ -121,6 +122,11 @@ def sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def _draft_prefix(name: str) -> str:
+    """Begin of the names of drafts of ``name``, short enough for any file system."""
+    return f".{name.encode(errors='surrogateescape')[:100].decode(errors='ignore')}."
 
 
 def _remove_if_abandoned(path: Path) -> None:

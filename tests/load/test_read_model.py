@@ -206,3 +206,14 @@ def test_unknown_fields_survive() -> None:
         two_layers().SerializeToString() + bytes([0xFA, 0x3F, 3]) + b"new"
     )  # field 1023 of ModelProto
     assert b"\xfa\x3f\x03new" in read_model(raw).proto.SerializeToString()
+
+
+def test_training_graphs_may_hold_external_data_too(tmp_path: Path) -> None:
+    """Every graph of a model is searched."""
+    (tmp_path / "w.data").write_bytes(bytes(4096))
+    proto = two_layers()
+    proto.training_info.add().algorithm.initializer.append(external_tensor("w.data"))
+    with refused(InvalidModelError, "w.data", "memory"):
+        read_model(proto)
+    loaded = read_model(proto, base_dir=tmp_path)
+    assert filled(loaded).training_info[0].algorithm.initializer[0].raw_data == bytes(4096)

@@ -285,7 +285,14 @@ def test_two_processes_save_under_one_name(tmp_path: Path) -> None:
 
 def test_names_with_odd_characters(tmp_path: Path) -> None:
     """Spaces, other scripts, quotes and very long names."""
-    for name in ("a b.onnx", "模型.onnx", "-x.onnx", "q'\".onnx", "n" * 200 + ".onnx"):
+    for name in (
+        "a b.onnx",
+        "模型.onnx",
+        "-x.onnx",
+        "q'\".onnx",
+        "n" * 200 + ".onnx",
+        "😀" * 50 + ".onnx",
+    ):
         write_model(read_model(two_layers()), tmp_path / name, external_data="always")
         assert load_reference(tmp_path / name) == two_layers()
 
