@@ -13,7 +13,7 @@ from itertools import product
 import numpy as np
 import numpy.typing as npt
 
-from qfa_passes.quant.attention import attention_float64
+from qfa_passes.quant.attention import Masking, attention_float64
 
 Array = npt.NDArray[np.float64]
 BLOCK = 64
@@ -22,17 +22,18 @@ ROWS, CHANNELS = 32, 64
 
 @dataclass(frozen=True)
 class Case:
-    """One attention head: Q (S, D), K (T, D), V (T, D), already scaled."""
+    """One attention head: Q (S, D), already scaled, K (T, D) and V (T, D)."""
 
     name: str
     query: Array
     key: Array
     value: Array
+    causal: bool = False
 
     def exact(self) -> Array:
         """Returns float64 attention (S, D)."""
         q, k, v = (x[None, None] for x in (self.query, self.key, self.value))
-        return attention_float64(q, k, v, scale=1.0)[0, 0]
+        return attention_float64(q, k, v, scale=1.0, masking=Masking(causal=self.causal))[0, 0]
 
 
 def cases(seed: int = 0) -> Iterator[Case]:
@@ -76,6 +77,8 @@ def both_normalizers(case: Case) -> tuple[Array, Array]:
     """Returns outputs (S, D) divided by the sum of unrounded and of rounded weights."""
     (qc, qs), (kc, ks), (vc, vs) = (_codes(x) for x in (case.query, case.key, case.value))
     scores = (qc * qs) @ (kc * ks).T
+    if case.causal:
+        scores = np.where(np.tri(*scores.shape, dtype=bool), scores, -np.inf)
     scores -= scores.max(axis=-1, keepdims=True)
     numerator = np.zeros_like(case.query)
     unrounded = np.zeros((len(numerator), 1))
@@ -84,6 +87,7 @@ def both_normalizers(case: Case) -> tuple[Array, Array]:
         block = slice(start, start + BLOCK)
         weights = np.exp(scores[:, block]) * vs[block, 0]
         unit = weights.max(axis=-1, keepdims=True) / 255
+        unit[unit == 0] = 1  # a block that the row does not see
         codes = np.rint(weights / unit)
         numerator += codes * unit @ vc[block]
         unrounded += (weights / vs[block, 0]).sum(axis=-1, keepdims=True)
