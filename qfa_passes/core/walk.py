@@ -9,16 +9,14 @@ from qfa_passes.core.printable import printable
 
 
 def all_graphs(model: ModelProto) -> Iterator[GraphProto]:
-    """Yields the main graph and every subgraph, without recursion; function bodies are not graphs."""
-    pending = [
-        graph
-        for training in model.training_info
-        for graph in (training.initialization, training.algorithm)
-    ]
-    pending.append(model.graph)
+    """Yields the main graph first, then every subgraph, without recursion; function bodies are not graphs."""
+    pending: list[GraphProto] = []
+    for training in model.training_info:
+        pending += (training.initialization, training.algorithm)
     for function in model.functions:
         for node in function.node:
             pending.extend(subgraphs(node))
+    pending.append(model.graph)
     while pending:
         graph = pending.pop()
         yield graph

@@ -135,6 +135,24 @@ def test_external_tensors_in_subgraphs_and_attributes(tmp_path: Path) -> None:
     assert not any(tensor.external_data for _, tensor in all_tensors(full))
 
 
+def test_functions_with_subgraphs(tmp_path: Path) -> None:
+    """Graphs inside of functions do not disturb which bytes belong to which initializer of the main graph."""
+    inner = numpy_helper.from_array(np.full(1000, 7, np.float32), "inner")
+    value = helper.make_tensor_value_info("out", TensorProto.FLOAT, None)
+    branch = helper.make_graph(
+        [helper.make_node("Identity", ["inner"], ["out"])], "b", [], [value], [inner]
+    )
+    choice = helper.make_node("If", ["c"], ["o"], then_branch=branch, else_branch=branch)
+    proto = two_layers()
+    proto.functions.append(
+        helper.make_function("local", "f", ["c"], ["o"], [choice], proto.opset_import)
+    )
+    path = tmp_path / "m.onnx"
+    path.write_bytes(proto.SerializeToString())
+    for source in (path, proto, proto.SerializeToString()):
+        assert filled(read_model(source)) == proto
+
+
 def test_proto_with_unloaded_external_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A relative location of a ModelProto is never looked for in the current folder."""
     data = np.arange(1024, dtype=np.float32)

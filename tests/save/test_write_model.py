@@ -204,7 +204,7 @@ def test_input_is_never_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (data,) = tmp_path.glob("*.data")
     (tmp_path / "link").symlink_to(tmp_path)
     monkeypatch.chdir(tmp_path)
-    for target in ("m.onnx", "./link/../m.onnx", tmp_path / "link" / "m.onnx", data):
+    for target in ("m.onnx", "./link/m.onnx", tmp_path / "link" / "m.onnx", data):
         with refused(UsageError, "is the input", exit_code=2):
             write_model(model, target)
     (tmp_path / "other.onnx").write_bytes(b"precious")
