@@ -1,0 +1,55 @@
+#!/bin/sh
+# Builds and runs the kernel tests in the lanes that are named, or in all:
+#   plain    optimized
+#   asan     AddressSanitizer and UndefinedBehaviorSanitizer
+#   tsan     ThreadSanitizer, the threaded tests
+#   aarch64  64-bit ARM under qemu (Debian: g++-aarch64-linux-gnu qemu-user)
+#   valgrind automatic dispatch and memory under Valgrind, which hides AVX-512 and AMX
+# Usage: run_lanes.sh [-B BUILD_DIR] [LANE...]
+set -eu
+source=$(cd "$(dirname "$0")/.." && pwd)
+build=${TMPDIR:-/tmp}/qfa-lanes
+if [ "${1:-}" = -B ]; then
+  build=$2
+  shift 2
+fi
+
+configure() { # lane, further options
+  lane=$1
+  shift
+  cmake -S "$source" -B "$build/$lane" -DQFA_BUILD_TESTS=ON "$@" >/dev/null
+  cmake --build "$build/$lane" -j "${JOBS:-2}" >/dev/null
+}
+
+for lane in ${*:-plain asan tsan aarch64 valgrind}; do
+  echo "== $lane"
+  case $lane in
+    plain)
+      configure plain
+      ctest --test-dir "$build/plain" --output-on-failure
+      ;;
+    asan)
+      configure asan -DQFA_SANITIZE=address,undefined
+      ctest --test-dir "$build/asan" --output-on-failure
+      ;;
+    tsan)
+      configure tsan -DQFA_SANITIZE=thread
+      # ThreadSanitizer of GCC 12 cannot cope with the address randomization of newer kernels.
+      setarch -R ctest --test-dir "$build/tsan" --output-on-failure -R threads
+      ;;
+    aarch64)
+      configure aarch64 -DCMAKE_TOOLCHAIN_FILE="$source/cmake/aarch64-linux-gnu.cmake"
+      ctest --test-dir "$build/aarch64" --output-on-failure
+      ;;
+    valgrind)
+      configure plain
+      for test in dispatch_test validation_test; do
+        valgrind -q --error-exitcode=9 --leak-check=full "$build/plain/tests/$test"
+      done
+      ;;
+    *)
+      echo "unknown lane $lane" >&2
+      exit 2
+      ;;
+  esac
+done
