@@ -142,7 +142,7 @@ def test_things_that_are_no_files(
     start = time.monotonic()
     with refused(InvalidModelError, location):
         read_model(path)
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < 20
 
 
 def test_device(tmp_path: Path) -> None:
@@ -220,7 +220,7 @@ def test_keys(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.clear()
     start = time.monotonic()
     read_model(path)
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 30
     assert len(caplog.records) == 1
     assert "100000 unknown keys" in caplog.text
     assert len(caplog.text) < 1000

@@ -248,9 +248,9 @@ def test_large_graphs_take_linear_time() -> None:
 
     def seconds(raw: bytes) -> float:
         def once() -> float:
-            start = time.perf_counter()
+            start = time.process_time()
             read_model(raw)
-            return time.perf_counter() - start
+            return time.process_time() - start
 
         return min(once() for _ in range(3))
 
@@ -284,9 +284,9 @@ def test_a_million_nodes() -> None:
     for index in range(1_000_000):
         model.graph.node.add(op_type="Relu", input=[f"v{index}"], output=[f"v{index + 1}"])
     raw = model.SerializeToString()
-    start = time.perf_counter()
+    start = time.process_time()
     read_model(raw)
-    assert time.perf_counter() - start < 60
+    assert time.process_time() - start < 60
 
 
 def test_many_empty_entries() -> None:
