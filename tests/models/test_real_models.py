@@ -16,7 +16,7 @@ from models import minilm, smollm2
 from models.agreement import largest_difference
 from models.corpus import heldout_text, token_blocks
 
-pytestmark = pytest.mark.models
+pytestmark = [pytest.mark.models, pytest.mark.timeout(1200)]
 
 # Float perplexity of SmolLM2 on the first 8,176 predicted tokens of heldout.txt, context 512.
 SMOLLM2_PERPLEXITY = 28.89
