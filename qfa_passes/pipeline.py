@@ -6,9 +6,10 @@ Each stage is a folder and knows only the shared vocabulary; this file alone kno
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,7 +29,7 @@ from qfa_passes.errors import NothingMatchedError
 from qfa_passes.fuse.attach_body import attach_body
 from qfa_passes.fuse.fuse_attention import FuseAttention
 from qfa_passes.fuse.replay import replay_model, site_values
-from qfa_passes.graph.graph_pass import run_passes
+from qfa_passes.graph.graph_pass import GraphPass, run_passes
 from qfa_passes.graph.ir import Graph
 from qfa_passes.match import find_sites
 from qfa_passes.normalize import NORMALIZE, raise_opset
@@ -42,7 +43,7 @@ from qfa_passes.save.serialize import serialize_inline
 from qfa_passes.verify.models import CALIBRATION_KEY
 from qfa_passes.verify.seeded import seeded_data
 from qfa_passes.verify.sites import SiteError, measure_site
-from qfa_passes.verify.whole_model import check_exact, compare_outputs
+from qfa_passes.verify.whole_model import check_exact, compare_outputs, run_outputs
 
 Array = npt.NDArray[Any]
 
@@ -59,10 +60,10 @@ class Outcome:
     report: Report
 
 
-def normalize(model: LoadedModel) -> LoadedModel:
+def normalize(model: LoadedModel, passes: Sequence[GraphPass] = NORMALIZE) -> LoadedModel:
     """The canonical float graph, with types and shapes."""
     graph = Graph(typed(raise_opset(model.proto)))
-    run_passes(graph, NORMALIZE)
+    run_passes(graph, passes)
     return model.replace_proto(typed(graph.finish()))
 
 
@@ -257,7 +258,10 @@ class Run:
         if self.options.verify is VerifyLevel.OFF or not self._runs or result is normal:
             return
         if self.options.verify is VerifyLevel.FULL:
-            check_exact(self.source, normal, self._feeds)
+            stages: list[tuple[str, Callable[[], LoadedModel]]] = [("raise-opset", lambda: normalize(self.source, ()))]
+            for count, graph_pass in enumerate(NORMALIZE, start=1):
+                stages.append((graph_pass.name, partial(normalize, self.source, NORMALIZE[:count])))
+            check_exact(run_outputs(self.source, self._feeds), self._feeds, stages)
         self.report.model_nmse = compare_outputs(
             result, self._feeds, self._runs, library=self._library is not None
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -49,22 +49,42 @@ def compare_outputs(
     return errors
 
 
+def run_outputs(model: LoadedModel, feeds: Sequence[Mapping[str, Array]]) -> list[dict[str, Array]]:
+    """Runs a model and returns its outputs by name, run by run."""
+    session = create_session(model, prepack=False)
+    names = [value.name for value in session.get_outputs()]
+    return [dict(zip(names, session.run(names, dict(feed)), strict=True)) for feed in feeds]
+
+
 def check_exact(
-    before: LoadedModel, after: LoadedModel, feeds: Sequence[Mapping[str, Array]]
+    reference: Sequence[Mapping[str, Array]],
+    feeds: Sequence[Mapping[str, Array]],
+    stages: Sequence[tuple[str, Callable[[], LoadedModel]]],
 ) -> None:
-    """Checks a stage that promises the same numbers.
+    """Checks passes that promise the same numbers: the last stage, and on failure each one, to name the guilty.
+
+    Args:
+        reference: Outputs of the original model.
+        feeds: Its inputs.
+        stages: Name of each pass and the model after it, in order.
 
     Raises:
         VerificationError: An output moved.
     """
-    session = create_session(before, prepack=False)
-    names = [value.name for value in session.get_outputs()]
-    reference = [dict(zip(names, session.run(names, dict(feed)), strict=True)) for feed in feeds]
-    del session
-    for name, nmse in compare_outputs(after, feeds, reference, library=True).items():
-        if nmse > EXACT_BOUND:
+    if not stages or _moved(stages[-1][1](), feeds, reference) is None:
+        return
+    for name, make in stages:
+        moved = _moved(make(), feeds, reference)
+        if moved is not None:
             raise VerificationError(
-                f"normalization changed output '{name}': NMSE {nmse:.1e}",
-                why=f"its passes promise the same numbers (bound {EXACT_BOUND:.0e})",
+                f"pass '{name}' changed output '{moved[0]}': NMSE {moved[1]:.1e}",
+                why=f"it promises the same numbers (bound {EXACT_BOUND:.0e})",
                 hint="please report this model",
             )
+
+
+def _moved(
+    model: LoadedModel, feeds: Sequence[Mapping[str, Array]], reference: Sequence[Mapping[str, Array]]
+) -> tuple[str, float] | None:
+    errors = compare_outputs(model, feeds, reference, library=True)
+    return next(((name, nmse) for name, nmse in errors.items() if nmse > EXACT_BOUND), None)
