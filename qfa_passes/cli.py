@@ -58,6 +58,9 @@ Verbose = Annotated[
     int, typer.Option("--verbose", "-v", count=True, help="Say more; with errors, a traceback.")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
+AllowLinks = Annotated[
+    Path | None, typer.Option(help="Accept weights behind links if they lie there.", metavar="DIR")
+]
 
 
 @app.command()
@@ -110,6 +113,7 @@ def optimize(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Do everything but write files.")
     ] = False,
+    allow_links_within: AllowLinks = None,
     json: Json = False,
     verbose: Verbose = 0,
     quiet: Quiet = False,
@@ -140,6 +144,7 @@ def optimize(
             seed=seed,
             require_match=require_match,
             dry_run=dry_run,
+            allow_links_within=_expanded_or_none(allow_links_within),
             progress=step,
         )
     if output is not None and not dry_run:
@@ -158,6 +163,7 @@ def inspect(
     why_not: Annotated[
         str | None, typer.Option(help="Explain what became of one node.", metavar="NODE")
     ] = None,
+    allow_links_within: AllowLinks = None,
     json: Json = False,
     verbose: Verbose = 0,
     quiet: Quiet = False,
@@ -168,7 +174,8 @@ def inspect(
     from qfa_passes.report.site_tables import explanation, matched_table
 
     _configure_logging(verbose, quiet)
-    found = list(api.inspect(_expanded(model)))
+    allowed = _expanded_or_none(allow_links_within)
+    found = list(api.inspect(_expanded(model), allow_links_within=allowed))
     if why_not is not None:
         found = _about(found, why_not)
     if json:
@@ -196,6 +203,7 @@ def verify(
     ] = None,
     context: Annotated[int, typer.Option(help="Tokens per block of text.", min=2)] = 512,
     latency: Annotated[bool, typer.Option("--latency", help="Time both models as well.")] = False,
+    allow_links_within: AllowLinks = None,
     json: Json = False,
     verbose: Verbose = 0,
     quiet: Quiet = False,
@@ -205,6 +213,8 @@ def verify(
     from qfa_passes.report.comparison_tables import comparison_table, verdict_lines
     from qfa_passes.report.console import progress, stdout_console
     from qfa_passes.report.json_text import plain
+    from qfa_passes.report.report_file import error_document
+    from qfa_passes.verify.guard import guard_failure
 
     _configure_logging(verbose, quiet)
     with progress(quiet=quiet, verbose=verbose > 0) as step:
@@ -216,18 +226,20 @@ def verify(
             samples=samples,
             context=context,
             latency_runs=LATENCY_RUNS if latency else 0,
+            allow_links_within=_expanded_or_none(allow_links_within),
             progress=step,
         )
-    failed = comparison.guard.verdict == "fail"
+    failure = guard_failure(comparison.guard)
     if json:
-        _print_json({"schema_version": 1, **plain(comparison), "error": None})
+        error = error_document(failure) if failure else None
+        _print_json({"schema_version": 1, **plain(comparison), "error": error})
     elif not quiet:
         console = stdout_console()
         console.print(comparison_table(comparison))
         for line in verdict_lines(comparison):
             console.print(line)
-    if failed:
-        raise typer.Exit(4)
+    if failure:
+        raise typer.Exit(failure.exit_code)
 
 
 @app.command()
@@ -251,6 +263,10 @@ def doctor(json: Json = False, verbose: Verbose = 0, quiet: Quiet = False) -> No
 def _expanded(path: Path) -> Path:
     """Expands ``~``, which a shell leaves alone in ``--output=~/x``."""
     return path.expanduser() if str(path).startswith("~") else path
+
+
+def _expanded_or_none(path: Path | None) -> Path | None:
+    return None if path is None else _expanded(path)
 
 
 def _check_paths(model: Path, output: Path | None, dry_run: bool) -> None:

@@ -203,7 +203,7 @@ def _read_tensors(
         return {}
     if tables.tensors is None:
         raise ConfigError(f"{where}: k_mean needs the key 'tensors', the name of a .npz file")
-    if Path(tables.tensors).name != tables.tensors:
+    if not tables.tensors or Path(tables.tensors).name != tables.tensors:
         raise ConfigError(
             f"{where}: tensors = {printable(repr(tables.tensors))} is not a plain file name",
             hint="the .npz file lies beside the plan file",

@@ -89,18 +89,17 @@ def _grade(value: float, limits: tuple[float, float]) -> Verdict:
     return Verdict.PASS if value < limits[0] else Verdict.WARN
 
 
-def enforce(verdict: GuardVerdict, sites: Iterable[SiteOutcome] = ()) -> None:
-    """Does nothing unless the verdict is a failure.
+def guard_failure(
+    verdict: GuardVerdict, sites: Iterable[SiteOutcome] = ()
+) -> VerificationError | None:
+    """Returns the error that a failed verdict amounts to; None unless it failed.
 
     Args:
         verdict: What `judge` said.
         sites: Outcomes of the rewritten sites, to name those to recalibrate or exempt.
-
-    Raises:
-        VerificationError: The verdict is a failure.
     """
     if verdict.verdict is not Verdict.FAIL:
-        return
+        return None
     measured = sorted(
         (site for site in sites if site.nmse is not None), key=lambda site: -(site.nmse or 0.0)
     )
@@ -109,7 +108,7 @@ def enforce(verdict: GuardVerdict, sites: Iterable[SiteOutcome] = ()) -> None:
         hint = f"recalibrate or exempt the sites with the largest error: {worst}"
     else:
         hint = "exempt sites with --exclude, or optimize again with calibration data"
-    raise VerificationError(
+    return VerificationError(
         "the models differ by more than the guard allows",
         why="; ".join(verdict.findings),
         hint=hint,

@@ -60,7 +60,7 @@ def verify_models(
     Raises:
         RuntimeFailureError: A model does not load or run.
         VerificationError: The models have different inputs or outputs. A failed guard is no
-            exception here: look at ``guard``, or pass it to `enforce`.
+            exception here: look at ``guard``.
     """
     report = progress or _silent
     report("load", 0, 2)

@@ -6,6 +6,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from qfa_passes.core.printable import printable
 from qfa_passes.errors import InvalidDataError, LimitExceededError, UsageError
 
 TOKENIZER_KEY: Final = "qfa.tokenizer"
@@ -38,13 +39,20 @@ def _read_text(path: Path) -> str:
     try:
         if path.stat().st_size > _MAX_TEXT:
             raise LimitExceededError(
-                f"{path}: text of more than {_MAX_TEXT >> 20} MiB", hint="give a shorter excerpt"
+                f"{_shown(path)}: text of more than {_MAX_TEXT >> 20} MiB",
+                hint="give a shorter excerpt",
             )
         return path.read_bytes().decode("utf-8")
     except OSError as error:
-        raise InvalidDataError(f"{path}: cannot be read", why=error.strerror or "") from error
+        raise InvalidDataError(
+            f"{_shown(path)} cannot be read", why=error.strerror or ""
+        ) from error
     except UnicodeDecodeError as error:
-        raise InvalidDataError(f"{path}: is not UTF-8 text", why=str(error)) from error
+        raise InvalidDataError(f"{_shown(path)} is not UTF-8 text", why=str(error)) from error
+
+
+def _shown(path: Path) -> str:
+    return f"'{printable(str(path))}'"
 
 
 def _encode(text: str, path: Path, limit: int | None) -> npt.NDArray[np.int64]:
@@ -52,18 +60,18 @@ def _encode(text: str, path: Path, limit: int | None) -> npt.NDArray[np.int64]:
         from tokenizers import Tokenizer
     except ImportError as error:
         raise UsageError(
-            f"{path}: reading a tokenizer needs the package tokenizers",
+            f"{_shown(path)}: reading a tokenizer needs the package tokenizers",
             hint="pip install 'qfa_passes[text]'",
         ) from error
     if not path.is_file():
         raise UsageError(
-            f"no tokenizer {str(path)!r}",
+            f"no tokenizer {_shown(path)}",
             hint="give --tokenizer bytes or the path of a tokenizer.json",
         )
     try:
         encoder = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises the bare base class
-        raise InvalidDataError(f"{path}: is no tokenizer.json", why=str(error)) from error
+        raise InvalidDataError(f"{_shown(path)} is no tokenizer.json", why=str(error)) from error
     if limit is not None:
         # A token has at least one character in all but odd cases; ten per token leave room, and
         # the tail of a long text would only cost time.

@@ -6,8 +6,7 @@ import pytest
 
 from qfa_passes.core.comparison import GuardVerdict, LanguageComparison, TensorError, Verdict
 from qfa_passes.core.outcome import SiteOutcome, SiteStatus
-from qfa_passes.errors import VerificationError
-from qfa_passes.verify.guard import enforce, judge
+from qfa_passes.verify.guard import guard_failure, judge
 
 
 def measured(change: float = 0.0, kld: float = 1e-4, spread: float = 1e-3) -> LanguageComparison:
@@ -72,18 +71,24 @@ def test_outputs_of_language_models_are_not_judged_twice() -> None:
     assert judge(measured(), {"logits": TensorError(1.0, 0.0, 1.0, 1)}).verdict is Verdict.PASS
 
 
-def test_enforce_names_the_worst_sites() -> None:
+def test_failure_names_the_worst_sites() -> None:
     sites = [
         SiteOutcome(f"layer{n}", SiteStatus.FUSED, nmse=n * 1e-5, bound=5e-4) for n in range(9)
     ]
-    with pytest.raises(VerificationError) as caught:
-        enforce(judge(measured(change=0.05), {}), sites)
-    assert caught.value.exit_code == 4
-    assert "+5.00%" in caught.value.why
-    assert "layer8 (NMSE 8.0e-05), layer7" in caught.value.hint
-    assert "layer3" not in caught.value.hint
+    error = guard_failure(judge(measured(change=0.05), {}), sites)
+    assert error is not None
+    assert error.exit_code == 4
+    assert "+5.00%" in error.why
+    assert "layer8 (NMSE 8.0e-05), layer7" in error.hint
+    assert "layer3" not in error.hint
 
 
-def test_enforce_is_silent_below_failure() -> None:
-    enforce(GuardVerdict(Verdict.WARN))
-    enforce(GuardVerdict(Verdict.PASS))
+def test_failure_without_sites_says_what_to_do() -> None:
+    error = guard_failure(GuardVerdict(Verdict.FAIL, ("too far",)))
+    assert error is not None
+    assert "--exclude" in error.hint
+
+
+@pytest.mark.parametrize("verdict", [Verdict.PASS, Verdict.WARN])
+def test_no_failure(verdict: Verdict) -> None:
+    assert guard_failure(GuardVerdict(verdict)) is None

@@ -1,0 +1,168 @@
+"""Tables: what they say, and that foreign names cannot command the terminal."""
+
+import io
+
+import pytest
+from rich.console import Console, RenderableType
+
+from qfa_passes.core.comparison import ModelFacts, Verdict
+from qfa_passes.core.site import AttentionSite, Mask, Operand, Refusal
+from qfa_passes.report.comparison_tables import (
+    comparison_rows,
+    comparison_table,
+    duration,
+    faster,
+    file_size,
+    verdict_lines,
+)
+from qfa_passes.report.console import message
+from qfa_passes.report.doctor_table import doctor_table
+from qfa_passes.report.site_tables import explanation, matched_table
+from qfa_passes.report.summary import summary
+from qfa_passes.runtime.doctor import DoctorReport
+from qfa_passes.runtime.instruction_sets import InstructionSet
+from qfa_passes.runtime.self_test import SelfTestCase
+from tests.report.records import HOSTILE, comparison, report
+
+
+def text_of(*parts: RenderableType) -> str:
+    stream = io.StringIO()
+    console = Console(file=stream, width=200, highlight=False, markup=False)
+    for part in parts:
+        console.print(part)
+    return stream.getvalue()
+
+
+def site(name: str = "/layers.0/Softmax") -> AttentionSite:
+    return AttentionSite(
+        name=name,
+        query=Operand("q"),
+        key=Operand("k"),
+        value=Operand("v"),
+        output="o",
+        mask=Mask(causal=True),
+        scale=0.125,
+        num_heads=9,
+        kv_num_heads=3,
+        qk_channels=64,
+        v_channels=32,
+        dtype=1,
+        nodes=(name, "/layers.0/MatMul"),
+        exporter="decomposed",
+        notes=("3-fold repeated heads folded",),
+    )
+
+
+REFUSAL = Refusal("/x/Softmax", "its axis is 1", "transpose first", ("found MatMul after it",))
+
+
+def test_optimize_summary() -> None:
+    done = report()
+    done.comparison = comparison(Verdict.WARN)
+    text = text_of(*summary(done))
+    assert "Attention sites: 3 found, 1 fused, 1 restored, 1 refused" in text
+    assert "/layers.0/Softmax  GQA 9:3    fused     1.5e-05  5e-04" in text
+    assert "NMSE above the bound" in text
+    assert "verified on: seeded random inputs" in text
+    assert "warning: no calibration data" in text
+    assert "wrote model.qfa.onnx (1.0 MB -> 900.0 kB, 1500.0 ms)" in text.replace(
+        "0.9 MB", "900.0 kB"
+    )
+    assert "verdict: warn" in text
+
+
+def test_before_after_table() -> None:
+    lines = text_of(comparison_table(comparison())).splitlines()
+    cells = {line[:19].strip(): line[19:].split("  ") for line in lines[2:]}
+    found = {name: [cell.strip() for cell in row if cell.strip()] for name, row in cells.items()}
+    assert found["attention sites"] == ["30 float", "29 fused + 1 float"]
+    assert found["size"] == ["540.8 MB", "539.8 MB", "-0.2%"]
+    assert found["latency"] == ["20.0 ms", "10.0 ms", "2.00x faster; input_ids (1, 512)"]
+    assert found["perplexity"][:2] == ["39.24", "39.28"]
+    assert "+0.10% (95 % confidence -0.04% .. +0.24%, 8176 tokens)" in found["perplexity"][2]
+    assert found["KL divergence"] == ["0", "3.0e-04", "99 %: 2.0e-03"]
+
+
+def test_other_models_show_their_outputs() -> None:
+    rows = comparison_rows(comparison(language=False))
+    assert [row.measure for row in rows][-1] == "NMSE of logits"
+    assert rows[-1].after == "1.0e-03"
+
+
+def test_unknown_facts_are_left_out() -> None:
+    bare = comparison()
+    object.__setattr__(bare, "a", ModelFacts("x"))
+    assert "size" not in [row.measure for row in comparison_rows(bare)]
+
+
+def test_verdict() -> None:
+    text = text_of(*verdict_lines(comparison(Verdict.FAIL)))
+    assert text.splitlines() == [
+        "verdict: fail",
+        "  KL divergence 0.5",
+        "  warning: little text",
+    ]
+
+
+def test_inspect_table() -> None:
+    text = text_of(matched_table([site(), REFUSAL]))
+    assert "1 matched, 1 refused" in text
+    assert "decomposed  9:3    64/32     causal  matched  3-fold repeated heads folded" in text
+    assert "its axis is 1" in text
+
+
+def test_why_not() -> None:
+    assert list(explanation(REFUSAL)) == [
+        "/x/Softmax is not matched.",
+        "  understood: found MatMul after it",
+        "  stopped at: its axis is 1",
+        "  hint: transpose first",
+    ]
+    assert explanation(site())[0].startswith("/layers.0/Softmax is matched: 9:3 heads, 64/32")
+
+
+def test_doctor_table() -> None:
+    found = DoctorReport(
+        system="Linux x86_64",
+        packages={"onnx": "1.23.2", "numpy": "missing"},
+        library="/lib/libqfa_ops.so",
+        library_version="0.1.0",
+        instruction_sets=(InstructionSet("scalar", True), InstructionSet("amxint8", False)),
+        forced="scalar",
+        chosen="scalar",
+        self_test=(SelfTestCase("odd", 1e-4), SelfTestCase("bad", None, "crashed")),
+        problems=("QFA-E401 broken\n  hint: mend it",),
+    )
+    lines = [line.rstrip() for line in text_of(doctor_table(found)).splitlines()]
+    assert "instruction set scalar   ok      usable, used" in lines
+    assert "instruction set amxint8  ok      not on this processor" in lines
+    assert "self-test bad            FAIL    crashed" in lines
+    assert any(
+        line.startswith("problem                  FAIL    QFA-E401 broken") for line in lines
+    )
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        lambda: list(summary(report(HOSTILE))),
+        lambda: [matched_table([site(HOSTILE), Refusal(HOSTILE, HOSTILE)])],
+        lambda: list(explanation(Refusal(HOSTILE, HOSTILE, HOSTILE, (HOSTILE,)))),
+        lambda: [message(HOSTILE)],
+    ],
+)
+def test_names_cannot_command_the_terminal(part: object) -> None:
+    text = text_of(*part())
+    assert "\x1b" not in text
+    assert "\u202e" not in text
+    assert "[bold]" in text  # not taken for markup either
+
+
+def test_words_for_numbers() -> None:
+    assert file_size(540_842_897) == "540.8 MB"
+    assert file_size(2585) == "2.6 kB"
+    assert duration(0.0123) == "12.3 ms"
+    assert duration(75) == "75.0 s"
+    assert faster(2.0, 1.0) == "2.00x faster"
+    assert faster(1.0, 1.5) == "1.50x slower"
+    assert faster(0.0, 1.0) == "not measurable"
