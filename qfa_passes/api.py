@@ -82,6 +82,7 @@ def optimize(
     seed: int = 0,
     require_match: bool = False,
     dry_run: bool = False,
+    allow_links_within: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> Optimized:
     """Finds every attention of a model, quantizes it and fuses it into QuantFlashAttention.
@@ -104,6 +105,7 @@ def optimize(
         seed: Of inputs made up for verification.
         require_match: Raise NothingMatchedError if nothing was fused.
         dry_run: Do everything but write files.
+        allow_links_within: Accept data files behind links if the real file lies in this folder.
         progress: Called with (stage, done, total).
 
     Raises:
@@ -129,15 +131,24 @@ def optimize(
     )
     if not max_error >= 0:
         raise UsageError(f"max_error is {max_error}", hint="give a number that is not negative")
-    loaded = read_model(model)
+    loaded = _loaded(model, allow_links_within)
     data = _calibration(calibration, loaded)
-    outcome = pipeline.Run(loaded, options, data, progress)(None if output is None else Path(output))
+    outcome = pipeline.Run(loaded, options, data, progress)(
+        None if output is None else Path(output)
+    )
     return Optimized(outcome.model, outcome.plan, outcome.report)
 
 
-def inspect(model: Source) -> list[AttentionSite | Refusal]:
-    """Returns every attention block of a model: as a site, or as a refusal with its reason."""
-    return pipeline.match(pipeline.normalize(read_model(model)))
+def inspect(
+    model: Source, *, allow_links_within: str | os.PathLike[str] | None = None
+) -> list[AttentionSite | Refusal]:
+    """Returns every attention block of a model: as a site, or as a refusal with its reason.
+
+    Args:
+        model: Path, bytes or ModelProto; never changed.
+        allow_links_within: Accept data files behind links if the real file lies in this folder.
+    """
+    return pipeline.match(pipeline.normalize(_loaded(model, allow_links_within)))
 
 
 def compare(
@@ -150,6 +161,7 @@ def compare(
     context: int = 512,
     latency_runs: int = 0,
     threads: int | None = None,
+    allow_links_within: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> ModelComparison:
     """Compares two models on data: outputs, and for language models perplexity, divergence and top-1 agreement.
@@ -163,9 +175,10 @@ def compare(
         context: Tokens per block.
         latency_runs: Timed runs of each model.
         threads: Threads per model.
+        allow_links_within: Accept data files behind links if the real file lies in this folder.
         progress: Called with (stage, done, total).
     """
-    first, second = _loaded(a), _loaded(b)
+    first, second = _loaded(a, allow_links_within), _loaded(b, allow_links_within)
     if not isinstance(data, DataSet):
         path = None if data is None else Path(data)
         data = read_data(path, first, tokenizer=tokenizer, samples=samples, context=context)
@@ -187,11 +200,18 @@ def _with_attention(facts: ModelFacts, model: LoadedModel) -> ModelFacts:
     return replace(facts, attention=sum(isinstance(entry, AttentionSite) for entry in found))
 
 
-def _loaded(model: str | os.PathLike[str] | LoadedModel) -> LoadedModel:
-    return model if isinstance(model, LoadedModel) else read_model(model)
+def _loaded(
+    model: Source | LoadedModel, allow_links_within: str | os.PathLike[str] | None
+) -> LoadedModel:
+    if isinstance(model, LoadedModel):
+        return model
+    allowed = None if allow_links_within is None else Path(allow_links_within)
+    return read_model(model, allow_links_within=allowed)
 
 
-def _calibration(given: str | os.PathLike[str] | DataSet | None, model: LoadedModel) -> DataSet | None:
+def _calibration(
+    given: str | os.PathLike[str] | DataSet | None, model: LoadedModel
+) -> DataSet | None:
     if given is None or isinstance(given, DataSet):
         return given
     return read_data(Path(given), model)

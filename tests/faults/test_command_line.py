@@ -192,3 +192,15 @@ def test_output_in_the_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         assert "Traceback" not in error
     assert path.read_bytes() == before
     assert (tmp_path / "other.onnx").read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize("verb", ["optimize", "inspect"])
+def test_links_on_request(tmp_path: Path, capsys: pytest.CaptureFixture[str], verb: str) -> None:
+    """Faults 4 and 5: the option that the message names does what it says."""
+    (tmp_path / "in").mkdir()
+    path = symlinked(tmp_path / "in")
+    arguments = [verb, str(path)] + (["--dry-run"] if verb == "optimize" else [])
+    assert main(arguments) == 5
+    assert "--allow-links-within" in capsys.readouterr().err
+    assert main([*arguments, "--allow-links-within", str(tmp_path)]) == 0
+    assert main([*arguments, "--allow-links-within", str(tmp_path / "elsewhere")]) == 5
