@@ -24,15 +24,17 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         result = app(args=arguments, prog_name="qfa", standalone_mode=False)
         sys.stdout.flush()
-        return result if isinstance(result, int) else 0
+        code = result if isinstance(result, int) else 0
+        # typer turns KeyboardInterrupt into this number; no command of ours returns it.
+        return _interrupted(arguments) if code == _INTERRUPTED else code
     except (typer.Abort, KeyboardInterrupt):
-        print("qfa: interrupted", file=sys.stderr)
-        _print_error_json(arguments, UsageError("interrupted"), _INTERRUPTED)
-        return _INTERRUPTED
+        return _interrupted(arguments)
     except BrokenPipeError:
-        # The reader has gone; Python must not complain once more when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _PIPE_CLOSED
+        return _pipe_closed()
+    except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):  # typer's way to leave
+            return _pipe_closed()
+        raise
     except QfaError as error:
         return _fail(arguments, error)
     except typer.TyperException as error:
@@ -61,6 +63,18 @@ def run() -> NoReturn:
 def _terminate(number: int, frame: "FrameType | None") -> NoReturn:
     """Leaves by an exception, so that temporary files are removed on the way."""
     sys.exit(_TERMINATED)
+
+
+def _interrupted(arguments: list[str]) -> int:
+    print("qfa: interrupted", file=sys.stderr)
+    _print_error_json(arguments, QfaError("interrupted"), _INTERRUPTED)
+    return _INTERRUPTED
+
+
+def _pipe_closed() -> int:
+    """The reader has gone; Python must not complain once more when it flushes at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno() if sys.__stdout__ else 1)
+    return _PIPE_CLOSED
 
 
 def _fail(arguments: list[str], error: QfaError, exit_code: int | None = None) -> int:
