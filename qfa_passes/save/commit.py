@@ -63,14 +63,23 @@ def _create_locked(folder: Path, name: str) -> tuple[Path, int]:
         os.close(descriptor)
 
 
-def put_in_place(done: Draft, target: Path) -> int:
+@contextmanager
+def commit_lock(folder: Path) -> Iterator[None]:
+    """Keeps other writers from putting files in place in ``folder``; without effect where folders have no locks."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def put_in_place(done: Draft, target: Path) -> None:
     """Renames a synced draft to ``target``, replacing a file there in one step, and syncs the folder.
 
     A file system that cannot rename gets a copy instead, but only if nothing is there yet: replacing by copy could
     leave half a file.
-
-    Returns:
-        The inode number of what is there now.
     """
     try:
         done.path.replace(target)
@@ -90,7 +99,6 @@ def put_in_place(done: Draft, target: Path) -> int:
         )
         _copy(done, target)
     sync_folder(target.parent)
-    return target.lstat().st_ino
 
 
 def same_content(one: Path, other: Path) -> bool:

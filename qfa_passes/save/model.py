@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 from onnx import ModelProto
 
@@ -17,7 +17,14 @@ from qfa_passes.core.printable import printable
 from qfa_passes.core.weights import FileSlice
 from qfa_passes.core.wire_format import PROTOBUF_LIMIT
 from qfa_passes.errors import SaveError, UsageError
-from qfa_passes.save.commit import Draft, draft, put_in_place, remove_leftovers, same_content
+from qfa_passes.save.commit import (
+    Draft,
+    commit_lock,
+    draft,
+    put_in_place,
+    remove_leftovers,
+    same_content,
+)
 from qfa_passes.save.datafile import CHUNK, hollow_tensors, write_data
 from qfa_passes.save.serialize import fill, serialize_inline, serialized
 
@@ -59,9 +66,14 @@ def write_model(
         source: A file that must not be overwritten, besides those that ``model`` reads from.
 
     Raises:
-        UsageError: ``path`` is the input, a link or no file name.
+        UsageError: ``path`` is the input, a link or no file name, or an option is unknown.
         SaveError: The files could not be written; nothing was left behind.
     """
+    if external_data not in get_args(ExternalData):
+        raise UsageError(
+            f"external_data is '{printable(str(external_data))}'",
+            hint=f"choose one of: {', '.join(get_args(ExternalData))}",
+        )
     target = Path(path).absolute()
     with _told(target):
         _check_target(target, model, source)
@@ -136,21 +148,24 @@ def _write_external(model: LoadedModel, target: Path) -> SavedFiles:
 
 
 def _put_both(data: Draft, data_path: Path, file: Draft, target: Path) -> None:
-    """Puts data and then model in place; takes the data back if the model cannot follow."""
-    if same_content(data.path, data_path):
-        # Who has that file open or mapped keeps it; equal names mean equal content unless it was damaged since.
-        put_in_place(file, target)
-        return
-    existed = os.path.lexists(data_path)
-    inode = put_in_place(data, data_path)
-    try:
-        put_in_place(file, target)
-    except BaseException:
-        with suppress(OSError):
-            # Another writer of the same content may have replaced it; then it is theirs.
-            if not existed and data_path.stat().st_ino == inode:
-                data_path.unlink()
-        raise
+    """Puts data and then model in place; takes the data back if the model cannot follow.
+
+    Under a lock: another writer of the same content must not come to rely on data that is taken back.
+    """
+    with commit_lock(target.parent):
+        if same_content(data.path, data_path):
+            # Left as it is for those who have it open: for them, a replaced file would be a changed one.
+            put_in_place(file, target)
+            return
+        existed = os.path.lexists(data_path)
+        put_in_place(data, data_path)
+        try:
+            put_in_place(file, target)
+        except BaseException:
+            if not existed:
+                with suppress(OSError):
+                    data_path.unlink()
+            raise
 
 
 def _check_target(target: Path, model: LoadedModel, source: Path | None) -> None:

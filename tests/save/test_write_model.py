@@ -317,3 +317,9 @@ def test_field_order_is_valid_protobuf(tmp_path: Path) -> None:
     assert load_reference(tmp_path / "m.onnx") == ModelProto.FromString(raw)
     write_model(read_model(raw), tmp_path / "m.onnx", external_data="always")
     assert load_reference(tmp_path / "m.onnx") == ModelProto.FromString(raw)
+
+
+def test_unknown_mode(tmp_path: Path) -> None:
+    """A misspelt mode is not taken for another."""
+    with refused(UsageError, "allways", "always", exit_code=2):
+        write_model(read_model(two_layers()), tmp_path / "m.onnx", external_data="allways")  # type: ignore[arg-type]
