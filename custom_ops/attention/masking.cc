@@ -8,13 +8,13 @@
 namespace qfa {
 namespace {
 
-// Exporters mask with the lowest finite number. Times log2(e) that would overflow to -inf, and a
-// row of such entries alone would then see nothing.
+// Times log2(e), a greater bias would overflow.
 constexpr float kGreatestBias = 0x1p126f;
 
 struct LaneSource {
   const char* mask;
   const char* bias;
+  bool averages;
 };
 
 struct Summary {
@@ -23,12 +23,13 @@ struct Summary {
 
 int64_t bias_size(const qfa_attention& a) { return a.bias_dtype == QFA_FLOAT16 ? 2 : 4; }
 
-LaneSource source_of(const qfa_attention& a, const QueryRows& rows, int lane, int64_t first) {
+LaneSource source_of(const qfa_attention& a, const QueryRows& rows, int lane, int64_t first,
+                     bool averages) {
   const auto offset = [&](const qfa_mask& m) {
     return rows.batch * m.strides[0] + rows.head[lane] * m.strides[1] +
            rows.query[lane] * m.strides[2] + first * m.strides[3];
   };
-  LaneSource source = {nullptr, nullptr};
+  LaneSource source = {nullptr, nullptr, averages};
   if (a.mask.data != nullptr) {
     source.mask = static_cast<const char*>(a.mask.data) + offset(a.mask);
   }
@@ -50,13 +51,17 @@ float bias_at(const qfa_attention& a, const char* bias, int64_t j) {
   return value;
 }
 
-// -inf where masked, otherwise the bias held within what the softmax can multiply.
+bool visible(const qfa_attention& a, const LaneSource& source, int64_t j) {
+  return source.mask == nullptr || source.mask[j * a.mask.strides[3]] != 0;
+}
+
+// -inf where masked, otherwise the bias held within what the softmax can multiply. NaN stays.
 float entry_at(const qfa_attention& a, const LaneSource& source, int64_t j) {
-  if (source.mask != nullptr && source.mask[j * a.mask.strides[3]] == 0) return -INFINITY;
+  if (!visible(a, source, j)) return -INFINITY;
   if (source.bias == nullptr) return 0.0f;
   const float bias = bias_at(a, source.bias, j);
-  if (fabsf(bias) <= kGreatestBias || !isfinite(bias)) return bias;
-  return bias < 0.0f ? -kGreatestBias : kGreatestBias;
+  if (bias <= kLowestBias) return source.averages && isfinite(bias) ? 0.0f : -INFINITY;
+  return bias > kGreatestBias && isfinite(bias) ? kGreatestBias : bias;
 }
 
 // Whole words of mask bytes at a time: most blocks are all visible or all masked.
@@ -75,10 +80,27 @@ Summary summarize_bytes(const char* mask, int64_t count) {
   return s;
 }
 
+// Without branches, so that the compiler can take several at a time.
+Summary summarize_floats(const char* bias, int64_t count) {
+  int seen = 0, masked = 0, biased = 0;
+  for (int64_t j = 0; j < count; ++j) {
+    float value;
+    memcpy(&value, bias + 4 * j, 4);
+    const int low = value <= kLowestBias;
+    masked |= low;
+    seen |= !low;
+    biased |= !low & (value != 0.0f);
+  }
+  return {seen != 0, masked != 0, biased != 0};
+}
+
 Summary summarize(const qfa_attention& a, const LaneSource& source, int64_t count) {
   if (source.bias == nullptr && a.mask.strides[3] == 1) {
     return summarize_bytes(source.mask, count);
   }
+  const bool plain_bias = source.mask == nullptr && a.bias_dtype == QFA_FLOAT32 &&
+                          a.bias.strides[3] == 1 && !source.averages;
+  if (plain_bias) return summarize_floats(source.bias, count);
   Summary s = {false, false, false};
   for (int64_t j = 0; j < count; ++j) {
     const float entry = entry_at(a, source, j);
@@ -118,18 +140,36 @@ Reach reach_of(const Plan& plan, const QueryRows& rows) {
   return reach;
 }
 
-TileKind read_tile(const Plan& plan, const QueryRows& rows, int64_t first, int64_t count,
-                   float* tile) {
+Averaging find_averaging(const Plan& plan, const QueryRows& rows, const Reach& reach) {
+  const qfa_attention& a = plan.request;
+  Averaging averaging = {};
+  if (a.bias.data == nullptr) return averaging;
+  for (int lane = 0; lane < rows.count; ++lane) {
+    const LaneSource source = source_of(a, rows, lane, 0, false);
+    bool swallowed = false, seen = false;
+    for (int64_t j = 0; j < reach.limit[lane] && !seen; ++j) {
+      if (!visible(a, source, j)) continue;
+      const float bias = bias_at(a, source.bias, j);
+      seen = !(bias <= kLowestBias);
+      swallowed |= bias <= kLowestBias && isfinite(bias);
+    }
+    averaging.lane[lane] = swallowed && !seen;
+  }
+  return averaging;
+}
+
+TileKind read_tile(const Plan& plan, const QueryRows& rows, const Averaging& averaging,
+                   int64_t first, int64_t count, float* tile) {
   const qfa_attention& a = plan.request;
   if (a.mask.data == nullptr && a.bias.data == nullptr) return TileKind::kPlain;
 
   LaneSource sources[kLanes];
   Summary all = {false, false, false};
   for (int lane = 0; lane < rows.count; ++lane) {
-    sources[lane] = source_of(a, rows, lane, first);
+    sources[lane] = source_of(a, rows, lane, first, averaging.lane[lane]);
     const LaneSource& s = sources[lane];
-    const bool same =
-        lane > 0 && s.mask == sources[lane - 1].mask && s.bias == sources[lane - 1].bias;
+    const bool same = lane > 0 && s.mask == sources[lane - 1].mask &&
+                      s.bias == sources[lane - 1].bias && s.averages == sources[lane - 1].averages;
     if (same) continue;
     const Summary one = summarize(a, s, count);
     all.any_seen |= one.any_seen;

@@ -30,13 +30,15 @@ float scale_of(const float* scales, int64_t count, int64_t head) {
 RowCodes encode_row(const Kernels& kernels, const qfa_tensor& tensor, const char* source,
                     const float* mean, int64_t channels, int64_t padded, int64_t rotation_block,
                     float static_scale, float* row, int8_t* codes) {
+  memset(codes + channels, 0, static_cast<size_t>(padded - channels));
+  const bool as_it_is = tensor.dtype == QFA_FLOAT32 && mean == nullptr && rotation_block == 0;
+  if (as_it_is) return kernels.quantize_row(source, channels, static_scale, codes);
   if (tensor.dtype == QFA_FLOAT16) {
     kernels.load_half_row(source, mean, channels, row);
   } else {
     kernels.load_float_row(source, mean, channels, row);
   }
   if (rotation_block != 0) kernels.rotate_row(row, channels, rotation_block);
-  memset(codes + channels, 0, static_cast<size_t>(padded - channels));
   return kernels.quantize_row(row, channels, static_scale, codes);
 }
 
@@ -103,9 +105,12 @@ QueryRows query_rows(const Plan& plan, int64_t kv_head, int64_t query_block) {
 void encode_queries(const Plan& plan, const Kernels& kernels, const QueryRows& rows,
                     const WorkerScratch& scratch, float* query_scale) {
   const qfa_attention& a = plan.request;
-  // 128 stands for the code 0: the packed operand is unsigned.
-  memset(scratch.queries, 128, static_cast<size_t>(plan.code_stride * kLanes));
-  for (int lane = 0; lane < kLanes; ++lane) query_scale[lane] = 0.0f;
+  const bool is_full = rows.count == kLanes && 4 * plan.code_groups == plan.code_stride;
+  if (!is_full) {
+    // 128 stands for the code 0: the packed operand is unsigned.
+    memset(scratch.queries, 128, static_cast<size_t>(plan.code_stride * kLanes));
+    for (int lane = rows.count; lane < kLanes; ++lane) query_scale[lane] = 0.0f;
+  }
   for (int lane = 0; lane < rows.count; ++lane) {
     const int64_t head = rows.head[lane];
     const RowCodes query =

@@ -1,4 +1,4 @@
-// Times attention and each of its steps on one thread: qfa_bench [S=T] [heads].
+// Times attention and each of its steps on one thread: qfa_bench [S=T] [heads] [isa].
 //
 // Rates count the multiplications and additions of full attention, 4 * H * S * T * D, whatever was
 // skipped. Absolute times of one run mean little on a shared machine; compare columns of one run.
@@ -127,6 +127,7 @@ int main(int argc, char** argv) {
          "causal ms", "GFLOP/s", "QK ns", "softmax", "PV+join");
   for (const qfa_isa isa : {QFA_ISA_AVX2, QFA_ISA_AVX512VNNI, QFA_ISA_AMXINT8}) {
     if (qfa_isa_usable(isa) == 0) continue;
+    if (argc > 3 && strcmp(argv[3], qfa_isa_name(isa)) != 0) continue;
     for (const int64_t channels : {64, 128}) {
       const double work = 4e-9 * static_cast<double>(heads * length * length * channels);
       const double full = time_attention(isa, heads, length, channels, false);

@@ -62,11 +62,10 @@ using load_half_row_fn = void(const void* source, const float* mean, int64_t cou
 // 8..count. Butterflies of distance 1, 2, 4, ... in this order: (a, b) -> (a + b, a - b).
 using rotate_row_fn = void(float* row, int64_t count, int64_t block);
 
-// Codes of one row. static_scale 0: the scale is absmax / 127, at least kSmallestScale, 0 for a row
-// of zeros, and codes are rint(x * (127 / absmax)); else codes are rint(x / static_scale). Codes
-// are clamped to -127..127, and are all 0 where the scale is NaN.
-using quantize_row_fn = RowCodes(const float* row, int64_t count, float static_scale,
-                                 int8_t* codes);
+// Codes of one row of floats, which may be unaligned. static_scale 0: the scale is absmax / 127, at
+// least kSmallestScale, 0 for a row of zeros, and codes are rint(x * (127 / absmax)); else codes
+// are rint(x / static_scale). Codes are clamped to -127..127, and are all 0 where the scale is NaN.
+using quantize_row_fn = RowCodes(const void* row, int64_t count, float static_scale, int8_t* codes);
 
 // columns[c][j] = rows[j][c] for 64 rows and `channels` (a multiple of 16) columns.
 using transpose_codes_fn = void(const int8_t* rows, int64_t row_stride, int64_t channels,

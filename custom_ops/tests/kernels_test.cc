@@ -97,7 +97,10 @@ void test_kernel_quantize_row(quantize_row_fn* kernel, const char* name) {
         Guarded row(static_cast<size_t>(4 * count)), got(static_cast<size_t>(count));
         Guarded expected(got.size());
         fill_row(random, row.as<float>(), count, kind);
-        const RowCodes a = kernel(row.as<float>(), count, static_scale, got.as<int8_t>());
+        // One byte off its natural alignment.
+        Guarded moved(row.size() + 1);
+        memcpy(moved.data() + 1, row.data(), row.size());
+        const RowCodes a = kernel(moved.data() + 1, count, static_scale, got.as<int8_t>());
         const RowCodes b =
             quantize_row_scalar(row.as<float>(), count, static_scale, expected.as<int8_t>());
         CHECK_THAT(equal_floats(&a.scale, &b.scale, 1) && a.sum == b.sum &&

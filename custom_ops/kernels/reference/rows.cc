@@ -51,11 +51,11 @@ void rotate_row_scalar(float* row, int64_t count, int64_t block) {
   }
 }
 
-RowCodes quantize_row_scalar(const float* row, int64_t count, float static_scale, int8_t* codes) {
+RowCodes quantize_row_scalar(const void* row, int64_t count, float static_scale, int8_t* codes) {
   // The greatest magnitude as an integer: NaN orders above infinity, infinity above numbers.
   uint32_t greatest = 0;
   for (int64_t i = 0; i < count; ++i) {
-    const uint32_t magnitude = std::bit_cast<uint32_t>(row[i]) & 0x7fffffffu;
+    const uint32_t magnitude = load<uint32_t>(row, i) & 0x7fffffffu;
     if (magnitude > greatest) greatest = magnitude;
   }
   if (greatest >= 0x7f800000u) {
@@ -72,7 +72,8 @@ RowCodes quantize_row_scalar(const float* row, int64_t count, float static_scale
     inverse = tiny ? 1.0f / kSmallestScale : 127.0f / absmax;
   }
   for (int64_t i = 0; i < count; ++i) {
-    codes[i] = to_code(static_scale == 0.0f ? row[i] * inverse : row[i] / static_scale);
+    const float x = load<float>(row, i);
+    codes[i] = to_code(static_scale == 0.0f ? x * inverse : x / static_scale);
     result.sum += codes[i];
   }
   return result;

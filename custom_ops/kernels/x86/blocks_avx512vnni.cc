@@ -8,6 +8,12 @@ namespace {
 
 constexpr int kRows = 8;
 
+// sum += four unsigned codes of each lane times four signed codes. In assembly because GCC 12
+// copies every accumulator of the loop below around the intrinsic, and spills some.
+inline __attribute__((always_inline)) void dot(__m512i& sum, __m512i lanes, __m512i row) {
+  __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(lanes), "v"(row));
+}
+
 // product[r][v] = sum over groups of four codes of rows[r] times packed[group][lane].
 template <int vectors>
 inline __attribute__((always_inline)) void multiply(const int8_t* rows, int64_t row_stride,
@@ -27,7 +33,7 @@ inline __attribute__((always_inline)) void multiply(const int8_t* rows, int64_t 
       __builtin_memcpy(&four, rows + r * row_stride + 4 * g, 4);
       const __m512i row = _mm512_set1_epi32(four);
       for (int v = 0; v < vectors; ++v) {
-        product[r][v] = _mm512_dpbusd_epi32(product[r][v], lanes[v], row);
+        dot(product[r][v], lanes[v], row);
       }
     }
   }
@@ -47,7 +53,7 @@ void scores_of(const int8_t* keys, int64_t key_stride, int64_t groups, const uin
   }
 }
 
-template <int vectors>
+template <int vectors, bool whole>
 void accumulate_into(const int8_t* values, int64_t channels, const uint8_t* weights, int key_count,
                      const float* keep, const float* gain, float* output) {
   __m512 kept[vectors], gained[vectors];
@@ -57,7 +63,8 @@ void accumulate_into(const int8_t* values, int64_t channels, const uint8_t* weig
   }
   for (int64_t c = 0; c < channels; c += kRows) {
     __m512i product[kRows][vectors];
-    multiply<vectors>(values + c * kKeyBlock, kKeyBlock, weights, key_count / 4, product);
+    multiply<vectors>(values + c * kKeyBlock, kKeyBlock, weights,
+                      whole ? kKeyBlock / 4 : key_count / 4, product);
     for (int r = 0; r < kRows; ++r) {
       for (int v = 0; v < vectors; ++v) {
         float* target = output + (c + r) * kLanes + v * kVectorLanes;
@@ -108,10 +115,13 @@ void scores_avx512vnni(const int8_t* keys, int64_t key_stride, int64_t groups,
 void accumulate_avx512vnni(const int8_t* values, int64_t channels, const uint8_t* weights,
                            int key_count, const float* keep, const float* gain, int vectors,
                            float* output) {
+  const bool whole = key_count == kKeyBlock;
   if (vectors == 1) {
-    accumulate_into<1>(values, channels, weights, key_count, keep, gain, output);
+    (whole ? accumulate_into<1, true> : accumulate_into<1, false>)(values, channels, weights,
+                                                                   key_count, keep, gain, output);
   } else {
-    accumulate_into<2>(values, channels, weights, key_count, keep, gain, output);
+    (whole ? accumulate_into<2, true> : accumulate_into<2, false>)(values, channels, weights,
+                                                                   key_count, keep, gain, output);
   }
 }
 

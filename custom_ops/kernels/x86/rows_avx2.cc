@@ -85,11 +85,11 @@ void rotate_row_avx2(float* row, int64_t count, int64_t block) {
   }
 }
 
-RowCodes quantize_row_avx2(const float* row, int64_t count, float static_scale, int8_t* codes) {
+RowCodes quantize_row_avx2(const void* row, int64_t count, float static_scale, int8_t* codes) {
   const __m256i magnitude_bits = _mm256_set1_epi32(0x7fffffff);
   __m256i greatest = _mm256_setzero_si256();
   for (int64_t i = 0; i < count; i += 8) {
-    const __m256i bits = _mm256_castps_si256(_mm256_maskload_ps(row + i, first(count - i)));
+    const __m256i bits = _mm256_castps_si256(_mm256_maskload_ps(at(row, i), first(count - i)));
     greatest = _mm256_max_epi32(greatest, _mm256_and_si256(bits, magnitude_bits));
   }
   const int32_t absmax_bits = greatest_of(greatest);
@@ -111,7 +111,7 @@ RowCodes quantize_row_avx2(const float* row, int64_t count, float static_scale, 
   __m256i sum = _mm256_setzero_si256();
   for (int64_t i = 0; i < count; i += 8) {
     const int64_t left = count - i;
-    const __m256 x = _mm256_maskload_ps(row + i, first(left));
+    const __m256 x = _mm256_maskload_ps(at(row, i), first(left));
     const __m256 scaled = static_scale == 0.0f ? _mm256_mul_ps(x, by) : _mm256_div_ps(x, by);
     const __m256 clamped = _mm256_min_ps(_mm256_max_ps(scaled, low), high);
     const __m256i code = _mm256_cvtps_epi32(clamped);

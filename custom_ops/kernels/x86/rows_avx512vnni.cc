@@ -63,12 +63,12 @@ void rotate_row_avx512vnni(float* row, int64_t count, int64_t block) {
   }
 }
 
-RowCodes quantize_row_avx512vnni(const float* row, int64_t count, float static_scale,
+RowCodes quantize_row_avx512vnni(const void* row, int64_t count, float static_scale,
                                  int8_t* codes) {
   const __m512i magnitude_bits = _mm512_set1_epi32(0x7fffffff);
   __m512i greatest = _mm512_setzero_si512();
   for (int64_t i = 0; i < count; i += 16) {
-    const __m512i bits = _mm512_maskz_loadu_epi32(first(count - i), row + i);
+    const __m512i bits = _mm512_maskz_loadu_epi32(first(count - i), at(row, 4 * i));
     greatest = _mm512_max_epi32(greatest, _mm512_and_si512(bits, magnitude_bits));
   }
   const int32_t absmax_bits = _mm512_reduce_max_epi32(greatest);
@@ -90,7 +90,7 @@ RowCodes quantize_row_avx512vnni(const float* row, int64_t count, float static_s
   __m512i sum = _mm512_setzero_si512();
   for (int64_t i = 0; i < count; i += 16) {
     const __mmask16 live = first(count - i);
-    const __m512 x = _mm512_maskz_loadu_ps(live, row + i);
+    const __m512 x = _mm512_maskz_loadu_ps(live, at(row, 4 * i));
     const __m512 scaled = static_scale == 0.0f ? _mm512_mul_ps(x, by) : _mm512_div_ps(x, by);
     const __m512 clamped = _mm512_min_ps(_mm512_max_ps(scaled, low), high);
     const __m512i code = _mm512_cvtps_epi32(clamped);

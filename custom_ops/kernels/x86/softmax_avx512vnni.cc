@@ -22,69 +22,94 @@ __m512 exp2_of_nonpositive(__m512 x) {
 
 enum Masking { kNone, kLimits, kBias };
 
-template <Masking masking>
-void softmax_vector(const SoftmaxBlock& b, int first_lane) {
+// Turns scores into exponents in place and finds the largest of each lane.
+template <Masking masking, int vectors>
+inline __attribute__((always_inline)) void exponents_of(const SoftmaxBlock& b,
+                                                        __m512 (&largest)[vectors]) {
   const __m512 lowest = _mm512_set1_ps(-__builtin_inff());
-  const __m512 query_scale = _mm512_loadu_ps(b.query_scale + first_lane);
-  __m512i limit = _mm512_setzero_si512();
-  if (masking != kNone && b.limits != nullptr) {
-    limit = _mm512_loadu_si512(b.limits + first_lane);
-  } else {
-    limit = _mm512_set1_epi32(kKeyBlock);
+  const int32_t* correction = b.correction;
+  const float *key_scale = b.key_scale, *value_log2 = b.value_log2, *bias_row = b.bias;
+  __m512 query_scale[vectors];
+  __m512i limit[vectors];
+  for (int v = 0; v < vectors; ++v) {
+    query_scale[v] = _mm512_loadu_ps(b.query_scale + v * kVectorLanes);
+    limit[v] = masking != kNone && b.limits != nullptr
+                   ? _mm512_loadu_si512(b.limits + v * kVectorLanes)
+                   : _mm512_set1_epi32(kKeyBlock);
+    largest[v] = lowest;
   }
-
-  int32_t* scores = b.scores + first_lane;
-  __m512 largest = lowest;
-  for (int j = 0; j < b.keys; ++j, scores += kLanes) {
-    const __m512i score =
-        _mm512_add_epi32(_mm512_loadu_si512(scores), _mm512_set1_epi32(b.correction[j]));
-    const __m512 t = _mm512_mul_ps(_mm512_cvtepi32_ps(score), query_scale);
-    __m512 u = _mm512_fmadd_ps(t, _mm512_set1_ps(b.key_scale[j]), _mm512_set1_ps(b.value_log2[j]));
-    if (masking != kNone) {
-      __mmask16 seen = _mm512_cmplt_epi32_mask(_mm512_set1_epi32(j), limit);
-      if (masking == kBias) {
-        const __m512 bias = _mm512_loadu_ps(b.bias + j * kLanes + first_lane);
-        seen &= _mm512_cmp_ps_mask(bias, lowest, _CMP_NEQ_UQ);
-        u = _mm512_fmadd_ps(bias, _mm512_set1_ps(kLog2E), u);
+  int32_t* scores = b.scores;
+  const int keys = b.keys;
+#pragma GCC unroll 2
+  for (int j = 0; j < keys; ++j, scores += kLanes) {
+    const __m512i add = _mm512_set1_epi32(correction[j]);
+    const __m512 scale = _mm512_set1_ps(key_scale[j]), log2 = _mm512_set1_ps(value_log2[j]);
+    for (int v = 0; v < vectors; ++v) {
+      const __m512i score = _mm512_add_epi32(_mm512_loadu_si512(scores + v * kVectorLanes), add);
+      const __m512 t = _mm512_mul_ps(_mm512_cvtepi32_ps(score), query_scale[v]);
+      __m512 u = _mm512_fmadd_ps(t, scale, log2);
+      if (masking != kNone) {
+        __mmask16 seen = _mm512_cmplt_epi32_mask(_mm512_set1_epi32(j), limit[v]);
+        if (masking == kBias) {
+          const __m512 bias = _mm512_loadu_ps(bias_row + j * kLanes + v * kVectorLanes);
+          seen &= _mm512_cmp_ps_mask(bias, lowest, _CMP_NEQ_UQ);
+          u = _mm512_fmadd_ps(bias, _mm512_set1_ps(kLog2E), u);
+        }
+        u = _mm512_mask_blend_ps(seen, lowest, u);
       }
-      u = _mm512_mask_blend_ps(seen, lowest, u);
+      largest[v] = _mm512_max_ps(u, largest[v]);  // takes the second operand when u is NaN
+      _mm512_storeu_ps(scores + v * kVectorLanes, u);
     }
-    largest = _mm512_max_ps(u, largest);  // takes the second operand when u is NaN
-    _mm512_storeu_ps(scores, u);
   }
+}
 
-  // A lane that sees nothing here has every u = -inf; measured against 0 its weights are zero.
-  const __mmask16 nothing = _mm512_cmp_ps_mask(largest, lowest, _CMP_EQ_OQ);
-  const __m512 reference = _mm512_mask_blend_ps(nothing, largest, _mm512_setzero_ps());
+// Turns exponents into packed weights and sums the weights of each lane.
+template <int vectors>
+inline __attribute__((always_inline)) void weights_of(const SoftmaxBlock& b,
+                                                      const __m512 (&reference)[vectors],
+                                                      __m512 (&sum)[vectors]) {
   const __m512 steps = _mm512_set1_ps(255.0f), shift = _mm512_set1_ps(0x1p23f);
   const __m512i low_byte = _mm512_set1_epi32(0xff);
-  const int32_t* exponents = b.scores + first_lane;
-  uint8_t* weights = b.weights + 4 * first_lane;
-  __m512 sum = _mm512_setzero_ps();
-  for (int j = 0; j < b.keys; j += 4, weights += kGroupBytes) {
-    __m512i code[4];
-    for (int i = 0; i < 4; ++i, exponents += kLanes) {
-      const __m512 y = exp2_of_nonpositive(_mm512_sub_ps(_mm512_loadu_ps(exponents), reference));
-      sum = _mm512_fmadd_ps(y, _mm512_set1_ps(b.value_inverse[j + i]), sum);
-      code[i] = _mm512_castps_si512(_mm512_fmadd_ps(y, steps, shift));
+  const int32_t* exponents = b.scores;
+  const float* value_inverse = b.value_inverse;
+  uint8_t* weights = b.weights;
+  const int keys = b.keys;
+  for (int v = 0; v < vectors; ++v) sum[v] = _mm512_setzero_ps();
+  for (int j = 0; j < keys; j += 4, exponents += 4 * kLanes, weights += kGroupBytes) {
+    __m512i code[4][vectors];
+    for (int i = 0; i < 4; ++i) {
+      const __m512 inverse = _mm512_set1_ps(value_inverse[j + i]);
+      for (int v = 0; v < vectors; ++v) {
+        const __m512 u = _mm512_loadu_ps(exponents + i * kLanes + v * kVectorLanes);
+        const __m512 y = exp2_of_nonpositive(_mm512_sub_ps(u, reference[v]));
+        sum[v] = _mm512_fmadd_ps(y, inverse, sum[v]);
+        code[i][v] = _mm512_castps_si512(_mm512_fmadd_ps(y, steps, shift));
+      }
     }
     // The code is the low byte of each lane; the bytes above it fall out of the shifts.
     constexpr int kAndOr = 0xea, kOrOr = 0xfe;
-    __m512i packed =
-        _mm512_ternarylogic_epi32(code[0], low_byte, _mm512_slli_epi32(code[3], 24), kAndOr);
-    const __m512i second = _mm512_slli_epi32(code[1], 8);
-    const __m512i third = _mm512_slli_epi32(code[2], 16);
-    packed = _mm512_ternarylogic_epi32(packed, second, third, kOrOr);
-    _mm512_storeu_si512(weights, packed);
+    for (int v = 0; v < vectors; ++v) {
+      const __m512i ends = _mm512_ternarylogic_epi32(code[0][v], low_byte,
+                                                     _mm512_slli_epi32(code[3][v], 24), kAndOr);
+      const __m512i packed = _mm512_ternarylogic_epi32(ends, _mm512_slli_epi32(code[1][v], 8),
+                                                       _mm512_slli_epi32(code[2][v], 16), kOrOr);
+      _mm512_storeu_si512(weights + 4 * v * kVectorLanes, packed);
+    }
   }
-  for (int j = b.keys; j < kKeyBlock; j += 4, weights += kGroupBytes) {
-    _mm512_storeu_si512(weights, _mm512_setzero_si512());
+  for (int j = keys; j < kKeyBlock; j += 4, weights += kGroupBytes) {
+    for (int v = 0; v < vectors; ++v) {
+      _mm512_storeu_si512(weights + 4 * v * kVectorLanes, _mm512_setzero_si512());
+    }
   }
+}
 
+// Joins the block with what came before.
+void join(const SoftmaxBlock& b, int first_lane, __m512 largest, __m512 sum) {
+  const __m512 lowest = _mm512_set1_ps(-__builtin_inff());
   const __m512 before = _mm512_loadu_ps(b.running_max + first_lane);
   const __m512 joined = _mm512_max_ps(largest, before);
-  const __mmask16 still_nothing = _mm512_cmp_ps_mask(joined, lowest, _CMP_EQ_OQ);
-  const __m512 base = _mm512_mask_blend_ps(still_nothing, joined, _mm512_setzero_ps());
+  const __mmask16 nothing = _mm512_cmp_ps_mask(joined, lowest, _CMP_EQ_OQ);
+  const __m512 base = _mm512_mask_blend_ps(nothing, joined, _mm512_setzero_ps());
   const __m512 keep = exp2_of_nonpositive(_mm512_sub_ps(before, base));
   const __m512 gain = exp2_of_nonpositive(_mm512_sub_ps(largest, base));
   const __m512 total = _mm512_loadu_ps(b.running_sum + first_lane);
@@ -95,18 +120,35 @@ void softmax_vector(const SoftmaxBlock& b, int first_lane) {
                    _mm512_fmadd_ps(total, keep, _mm512_mul_ps(gain, sum)));
 }
 
+template <Masking masking, int vectors>
+void softmax_of(const SoftmaxBlock& b) {
+  __m512 largest[vectors], reference[vectors], sum[vectors];
+  exponents_of<masking, vectors>(b, largest);
+  for (int v = 0; v < vectors; ++v) {
+    // A lane that sees nothing here has every u = -inf; measured against 0 its weights are zero.
+    const __mmask16 nothing =
+        _mm512_cmp_ps_mask(largest[v], _mm512_set1_ps(-__builtin_inff()), _CMP_EQ_OQ);
+    reference[v] = _mm512_mask_blend_ps(nothing, largest[v], _mm512_setzero_ps());
+  }
+  weights_of<vectors>(b, reference, sum);
+  for (int v = 0; v < vectors; ++v) join(b, v * kVectorLanes, largest[v], sum[v]);
+}
+
+template <int vectors>
+void softmax_masked(const SoftmaxBlock& b) {
+  if (b.bias != nullptr) {
+    softmax_of<kBias, vectors>(b);
+  } else if (b.limits != nullptr) {
+    softmax_of<kLimits, vectors>(b);
+  } else {
+    softmax_of<kNone, vectors>(b);
+  }
+}
+
 }  // namespace
 
 void softmax_avx512vnni(const SoftmaxBlock& block) {
-  for (int lane = 0; lane < block.vectors * kVectorLanes; lane += kVectorLanes) {
-    if (block.bias != nullptr) {
-      softmax_vector<kBias>(block, lane);
-    } else if (block.limits != nullptr) {
-      softmax_vector<kLimits>(block, lane);
-    } else {
-      softmax_vector<kNone>(block, lane);
-    }
-  }
+  block.vectors == 1 ? softmax_masked<1>(block) : softmax_masked<2>(block);
 }
 
 }  // namespace qfa
