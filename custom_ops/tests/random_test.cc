@@ -1,0 +1,84 @@
+// Random requests: shapes, types and options are drawn together, as no list of cases would pair
+// them. QFA_TEST_SEED starts elsewhere, QFA_TEST_COUNT sets how many requests are made.
+#include <math.h>
+#include <stdlib.h>
+
+#include "check.h"
+#include "problem.h"
+
+namespace qfa::test {
+namespace {
+
+int64_t from_environment(const char* name, int64_t otherwise) {
+  const char* text = getenv(name);
+  return text == nullptr ? otherwise : atoll(text);
+}
+
+// Small numbers mostly, and sometimes one at or next to a multiple of a block.
+int64_t draw_extent(Random& random, uint32_t most) {
+  if (random.below(3) != 0) return random.below(most < 20 ? most + 1 : 20);
+  const uint32_t block = 16u << random.below(3);
+  const int64_t extent =
+      int64_t{block} * (1 + random.below(most / block + 1)) + random.below(3) - 1;
+  return extent > most ? most : extent;
+}
+
+Problem draw(uint64_t seed) {
+  Random random(seed);
+  for (int i = 0; i < 8; ++i) random.bits();
+  Extents e;
+  e.batch = 1 + random.below(2);
+  e.kv_heads = 1 + random.below(3);
+  e.heads = e.kv_heads * (1 + random.below(4));
+  e.queries = draw_extent(random, 80);
+  e.keys = draw_extent(random, 200);
+  e.channels = 1 + draw_extent(random, 130);
+  e.value_channels = random.below(2) != 0 ? e.channels : 1 + draw_extent(random, 130);
+  Problem p = Problem::random(e, seed, random.below(3) == 0 ? QFA_FLOAT16 : QFA_FLOAT32);
+  p.causal = random.below(2) != 0;
+  p.causal_offset = static_cast<int64_t>(random.below(120)) - 30;
+  p.rotate = (e.channels & -e.channels) >= 8 && random.below(3) == 0;
+  const size_t square = static_cast<size_t>(e.batch * e.heads * e.queries * e.keys);
+  if (random.below(3) == 0) {
+    p.mask.resize(square);
+    const uint32_t percent = random.below(101);
+    for (uint8_t& m : p.mask) m = random.below(100) < percent;
+  }
+  if (random.below(3) == 0) {
+    p.bias.resize(square);
+    const uint32_t percent = random.below(101);
+    for (float& b : p.bias) b = random.below(100) < percent ? random.normal() : -INFINITY;
+  }
+  if (random.below(4) == 0) {
+    p.k_mean.resize(static_cast<size_t>(e.kv_heads * e.channels));
+    for (float& m : p.k_mean) m = random.normal() * 0.1f;
+  }
+  if (random.below(4) == 0) p.q_scale.assign(1, 5.0f / 127.0f);
+  if (random.below(4) == 0) {
+    p.k_scale.assign(static_cast<size_t>(e.kv_heads), (p.rotate ? 40.0f : 5.0f) / 127.0f);
+  }
+  if (random.below(4) == 0) p.v_scale.assign(1, 5.0f / 127.0f);
+  if (p.rotate && !p.q_scale.empty()) p.q_scale[0] *= 8.0f;
+  return p;
+}
+
+QFA_TEST(random_requests) {
+  const uint64_t start = static_cast<uint64_t>(from_environment("QFA_TEST_SEED", 1));
+  const uint64_t count = static_cast<uint64_t>(from_environment("QFA_TEST_COUNT", 150));
+  for (uint64_t seed = start; seed < start + count; ++seed) {
+    const Problem p = draw(seed);
+    const std::vector<float> scalar = p.run(QFA_ISA_SCALAR);
+    const double error = normalized_error(scalar, p.oracle());
+    // Single rows of few channels are noisier than tensors, and static scales clip.
+    CHECK_THAT(error <= 2.5e-3, "seed %llu error %g", static_cast<unsigned long long>(seed), error);
+    for (const qfa_isa isa : testable_isas()) {
+      CHECK_THAT(same_bits(p.run(isa), scalar), "seed %llu %s",
+                 static_cast<unsigned long long>(seed), qfa_isa_name(isa));
+    }
+  }
+}
+
+}  // namespace
+}  // namespace qfa::test
+
+QFA_TEST_MAIN
