@@ -160,6 +160,7 @@ def compare(
     samples: int | None = None,
     context: int = 512,
     latency_runs: int = 0,
+    use_library: bool = True,
     threads: int | None = None,
     allow_links_within: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
@@ -174,6 +175,7 @@ def compare(
         samples: Blocks of text or samples; None for 16 blocks, or all samples.
         context: Tokens per block.
         latency_runs: Timed runs of each model.
+        use_library: False runs the function bodies that fused models carry.
         threads: Threads per model.
         allow_links_within: Accept data files behind links if the real file lies in this folder.
         progress: Called with (stage, done, total).
@@ -183,7 +185,13 @@ def compare(
         path = None if data is None else Path(data)
         data = read_data(path, first, tokenizer=tokenizer, samples=samples, context=context)
     found = verify_models(
-        first, second, data, latency_runs=latency_runs, threads=threads, progress=progress
+        first,
+        second,
+        data,
+        latency_runs=latency_runs,
+        use_library=use_library,
+        threads=threads,
+        progress=progress,
     )
     return replace(found, a=_with_attention(found.a, first), b=_with_attention(found.b, second))
 

@@ -100,6 +100,9 @@ def optimize(
     plan: Annotated[
         Path | None, typer.Option(help="What every site gets (TOML).", metavar="FILE")
     ] = None,
+    save_plan: Annotated[
+        Path | None, typer.Option(help="Write what every site got, to edit.", metavar="FILE")
+    ] = None,
     max_error: Annotated[
         float, typer.Option(help="Largest NMSE of a site; beyond it, float is restored.", min=0.0)
     ] = 5e-4,
@@ -111,7 +114,7 @@ def optimize(
     ] = False,
     seed: Annotated[int, typer.Option(help="Of the inputs made up for verification.", min=0)] = 0,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Do everything but write files.")
+        bool, typer.Option("--dry-run", help="Do everything but write the result.")
     ] = False,
     allow_links_within: AllowLinks = None,
     json: Json = False,
@@ -147,6 +150,10 @@ def optimize(
             allow_links_within=_expanded_or_none(allow_links_within),
             progress=step,
         )
+    if save_plan is not None:  # with --dry-run too: that is how a first plan is made
+        from qfa_passes.plan.plan_file import write_plan
+
+        write_plan(result.plan, _expanded(save_plan))
     if output is not None and not dry_run:
         write_report(result.report, report_path(_expanded(output)))
     if json:
@@ -203,6 +210,9 @@ def verify(
     ] = None,
     context: Annotated[int, typer.Option(help="Tokens per block of text.", min=2)] = 512,
     latency: Annotated[bool, typer.Option("--latency", help="Time both models as well.")] = False,
+    no_library: Annotated[
+        bool, typer.Option("--no-library", help="Run fused models by their function bodies.")
+    ] = False,
     allow_links_within: AllowLinks = None,
     json: Json = False,
     verbose: Verbose = 0,
@@ -226,6 +236,7 @@ def verify(
             samples=samples,
             context=context,
             latency_runs=LATENCY_RUNS if latency else 0,
+            use_library=not no_library,
             allow_links_within=_expanded_or_none(allow_links_within),
             progress=step,
         )

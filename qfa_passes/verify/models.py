@@ -39,6 +39,7 @@ def verify_models(
     data: DataSet,
     *,
     latency_runs: int = 0,
+    use_library: bool = True,
     threads: int | None = None,
     limits: GuardLimits = DEFAULT_LIMITS,
     progress: Progress | None = None,
@@ -53,6 +54,7 @@ def verify_models(
         b: The model under test.
         data: Inputs that fit both.
         latency_runs: Timed runs of each model (fewer of slow ones); 0 for none.
+        use_library: False runs the function bodies that fused models carry.
         threads: Threads per model; None leaves it to ONNX Runtime.
         limits: Of the guard.
         progress: Called with a phase, steps done and steps in all.
@@ -64,9 +66,9 @@ def verify_models(
     """
     report = progress or _silent
     report("load", 0, 2)
-    session_a = create_session(a, threads=threads)
+    session_a = create_session(a, use_library=use_library, threads=threads)
     report("load", 1, 2)
-    session_b = create_session(b, threads=threads)
+    session_b = create_session(b, use_library=use_library, threads=threads)
     report("load", 2, 2)
     outputs = _check_interfaces(session_a, session_b)
     meta_a, meta_b = _metadata(session_a), _metadata(session_b)

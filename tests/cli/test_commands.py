@@ -131,3 +131,32 @@ def test_doctor(capsys: Capture) -> None:
     assert code == (0 if document["healthy"] else 6)
     assert main(["doctor"]) == code
     assert "onnxruntime" in capsys.readouterr().out
+
+
+def test_plan_is_saved_edited_and_obeyed(tmp_path: Path, capsys: Capture) -> None:
+    model, plan = str(TINY / "tiny_lm.onnx"), tmp_path / "plan.toml"
+    assert main(["optimize", model, "--dry-run", "--save-plan", str(plan), "-q"]) == 0
+    text = plan.read_text()
+    assert text.count("[[site]]") == 4
+    plan.write_text(text.replace('format = "int8"', 'format = "none"', 1))
+    assert main(["optimize", model, "--dry-run", "--plan", str(plan), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["summary"]["fused"] == 3
+    assert document["summary"]["exempt"] == 1
+    assert "plan file" in document["sites"][0]["reason"]
+    plan.write_text(text.replace("rotate", "rotation", 1))
+    assert main(["optimize", model, "--dry-run", "--plan", str(plan)]) == 2
+    assert "did you mean 'rotate'?" in capsys.readouterr().err
+
+
+def test_fused_models_run_without_the_library(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    model, output = str(TINY / "tiny_lm.onnx"), str(tmp_path / "out.onnx")
+    assert main(["optimize", model, "-o", output, "-q"]) == 0
+    monkeypatch.setenv("QFA_LIBRARY", str(tmp_path / "none.so"))
+    arguments = ["verify", model, output, "--data", str(TINY / "heldout.txt"), "--samples", "2"]
+    assert main(arguments) == 6
+    assert "QFA_LIBRARY" in capsys.readouterr().err
+    assert main([*arguments, "--no-library"]) == 0
+    assert "4 fused" in capsys.readouterr().out
