@@ -1,10 +1,12 @@
 /* C interface of the kernel library: quantized flash attention on plain pointers.
  *
- * No ONNX Runtime type appears here, so that sanitizers, fuzzers, emulators and other runtimes call the very
- * code that the custom operator runs. docs/operator.md is the authority on the mathematics.
+ * No ONNX Runtime type appears here, so that sanitizers, fuzzers, emulators and other runtimes call
+ * the very code that the custom operator runs. docs/operator.md is the authority on the
+ * mathematics.
  *
- * Shape letters: B batch, H query heads, Hkv key/value heads (H % Hkv == 0, query head h reads key/value head
- * h / (H / Hkv)), S query length, T key length, D query/key channels, Dv value channels.
+ * Shape letters: B batch, H query heads, Hkv key/value heads (H % Hkv == 0, query head h reads
+ * key/value head h / (H / Hkv)), S query length, T key length, D query/key channels, Dv value
+ * channels.
  */
 #ifndef QFA_QFA_H_
 #define QFA_QFA_H_
@@ -32,7 +34,8 @@ extern "C" {
 /* Raised whenever a field or a function is added; fields are only ever appended. */
 #define QFA_ABI_VERSION 1
 
-/* Keys that share one maximum when P is quantized. Part of the numeric contract: one value on every CPU. */
+/* Keys that share one maximum when P is quantized. Part of the numeric contract: one value on every
+ * CPU. */
 #define QFA_KEY_BLOCK 64
 
 typedef QFA_ENUM(qfa_status) {
@@ -46,7 +49,7 @@ typedef QFA_ENUM(qfa_status) {
 typedef QFA_ENUM(qfa_dtype) { QFA_FLOAT32 = 0, QFA_FLOAT16 = 1 } qfa_dtype;
 
 typedef QFA_ENUM(qfa_isa) {
-  QFA_ISA_AUTO = 0, /* best that the processor and the operating system allow, or QFA_ISA from the environment */
+  QFA_ISA_AUTO = 0, /* the best that is usable here, or QFA_ISA from the environment */
   QFA_ISA_SCALAR = 1,
   QFA_ISA_AVX2 = 2,
   QFA_ISA_AVX512VNNI = 3,
@@ -55,10 +58,11 @@ typedef QFA_ENUM(qfa_isa) {
 
 typedef QFA_ENUM(qfa_rotation) {
   QFA_ROTATE_NONE = 0,
-  QFA_ROTATE_HADAMARD = 1 /* Q and K rows times a (block) Hadamard matrix before they are quantized */
+  QFA_ROTATE_HADAMARD = 1 /* Q and K rows times a (block) Hadamard matrix, then quantized */
 } qfa_rotation;
 
-/* One 4-D tensor (batch, head, row, channel). Channels are contiguous; the other strides count elements. */
+/* One 4-D tensor (batch, head, row, channel). Channels are contiguous; the other strides count
+ * elements. */
 typedef struct qfa_tensor {
   const void* data;
   qfa_dtype dtype;
@@ -67,13 +71,15 @@ typedef struct qfa_tensor {
   int64_t row_stride;
 } qfa_tensor;
 
-/* A mask or bias broadcast to (B, H, S, T). Strides count elements; a stride of 0 broadcasts that axis. */
+/* A mask or bias broadcast to (B, H, S, T). Strides count elements; a stride of 0 broadcasts that
+ * axis. */
 typedef struct qfa_mask {
   const void* data; /* null: absent */
   int64_t strides[4];
 } qfa_mask;
 
-/* Runs fn(arg, i) for i in [0, count), in any order, possibly at the same time; returns when all are done. */
+/* Runs fn(arg, i) for i in [0, count), in any order, possibly at the same time; returns when all
+ * are done. */
 typedef void (*qfa_task)(void* arg, size_t index);
 typedef struct qfa_executor {
   void* context;
@@ -83,7 +89,8 @@ typedef struct qfa_executor {
 
 typedef struct qfa_allocator {
   void* context;
-  void* (*allocate)(void* context, size_t bytes); /* null: the C library; any alignment; null result = failure */
+  /* null: the C library; any alignment will do; a null result is a failure */
+  void* (*allocate)(void* context, size_t bytes);
   void (*release)(void* context, void* pointer);
 } qfa_allocator;
 
@@ -99,11 +106,12 @@ typedef struct qfa_attention {
   qfa_mask bias; /* added to the scores; a row whose every visible score is -inf gives zeros */
   qfa_dtype bias_dtype;
 
-  float scale;           /* multiplies Q K^T */
-  int32_t is_causal;     /* query i sees keys j <= i + causal_offset */
+  float scale;       /* multiplies Q K^T */
+  int32_t is_causal; /* query i sees keys j <= i + causal_offset */
   int64_t causal_offset;
 
-  /* Static scales (value per code step), or null for scales found per token. Count: 1 or one per head. */
+  /* Static scales (value per code step), or null for scales found per token. Count: 1 or one per
+   * head. */
   const float* q_scale;
   int64_t q_scale_count; /* 1 or H */
   const float* k_scale;
@@ -111,24 +119,28 @@ typedef struct qfa_attention {
   const float* v_scale;
   int64_t v_scale_count; /* 1 or Hkv */
 
-  const float* k_mean; /* null, or (Hkv, D): subtracted from K before it is quantized; softmax does not see it */
+  /* null, or (Hkv, D): subtracted from K before it is quantized; softmax does not see it */
+  const float* k_mean;
   qfa_rotation rotation;
 
   void* output; /* (B, H, S, Dv), strides below, dtype of query */
   int64_t output_batch_stride, output_head_stride, output_row_stride;
 } qfa_attention;
 
-/* Computes attention. Never throws, never aborts; on failure *message (when message is not null) points to a
- * thread-local text that names the extents, valid until the next call on this thread. executor and allocator may be null. */
+/* Computes attention. Never throws, never aborts; on failure *message (when message is not null)
+ * points to a thread-local text that names the extents, valid until the next call on this thread.
+ * executor and allocator may be null. */
 QFA_EXPORT qfa_status qfa_attention_run(const qfa_attention* attention, qfa_isa isa,
-                                        const qfa_executor* executor, const qfa_allocator* allocator,
-                                        const char** message);
+                                        const qfa_executor* executor,
+                                        const qfa_allocator* allocator, const char** message);
 
-/* The instruction set that QFA_ISA_AUTO stands for now; QFA_ISA in the environment overrides the choice.
- * On an unknown or unusable value of QFA_ISA returns QFA_UNSUPPORTED_ISA and sets *message. */
+/* The instruction set that QFA_ISA_AUTO stands for now; QFA_ISA in the environment overrides the
+ * choice. On an unknown or unusable value of QFA_ISA returns QFA_UNSUPPORTED_ISA and sets *message.
+ */
 QFA_EXPORT qfa_status qfa_default_isa(qfa_isa* isa, const char** message);
 
-/* 1 if the instruction set can be used by this process (processor, operating system and build), else 0. */
+/* 1 if the instruction set can be used by this process (processor, operating system and build),
+ * else 0. */
 QFA_EXPORT int32_t qfa_isa_usable(qfa_isa isa);
 
 /* "scalar", "avx2", "avx512vnni", "amxint8"; the value that QFA_ISA takes. Unknown: null. */
