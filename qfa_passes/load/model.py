@@ -9,6 +9,7 @@ from google.protobuf.message import DecodeError
 from onnx import ModelProto
 
 from qfa_passes.core.model import LoadedModel
+from qfa_passes.core.paths import absolute
 from qfa_passes.core.printable import printable
 from qfa_passes.core.weights import Blob, FileSlice, WeightSource, WeightStore
 from qfa_passes.errors import InvalidModelError, LimitExceededError
@@ -61,7 +62,7 @@ def read_model(
             for found in scan.ranges
         }
     else:
-        path = Path(source).absolute()
+        path = absolute(source)
         base_dir = path.parent
         where = f"'{printable(str(path))}'"
         with open_file(path, "model") as file:

@@ -13,6 +13,7 @@ from typing import Final, Literal, get_args
 from onnx import ModelProto
 
 from qfa_passes.core.model import LoadedModel
+from qfa_passes.core.paths import absolute
 from qfa_passes.core.printable import printable
 from qfa_passes.core.weights import FileSlice
 from qfa_passes.core.wire_format import PROTOBUF_LIMIT
@@ -74,7 +75,7 @@ def write_model(
             f"external_data is '{printable(str(external_data))}'",
             hint=f"choose one of: {', '.join(get_args(ExternalData))}",
         )
-    target = Path(path).absolute()
+    target = absolute(path)
     with _told(target):
         _check_target(target, model, source)
         inline = None if external_data == "always" else serialize_inline(model)

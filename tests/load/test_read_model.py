@@ -13,6 +13,7 @@ from qfa_passes.core.walk import all_tensors
 from qfa_passes.core.weights import INLINE_LIMIT, Blob, FileSlice, is_hollow
 from qfa_passes.errors import InvalidModelError, LimitExceededError, UsageError
 from qfa_passes.load import Limits, read_model
+from qfa_passes.save import write_model
 from tests.load.refusals import refused
 from tests.load.small_models import chain, external_tensor, two_layers, with_initializer
 
@@ -205,6 +206,20 @@ def test_relative_path_survives_a_change_of_folder(
     model = read_model("m.onnx")
     monkeypatch.chdir("/")
     assert filled(model) == two_layers()
+
+
+def test_current_folder_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Absolute paths work, relative ones are explained."""
+    (tmp_path / "m.onnx").write_bytes(two_layers().SerializeToString())
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    model = read_model(tmp_path / "m.onnx")
+    write_model(model, tmp_path / "o.onnx")
+    with refused(UsageError, "current folder", exit_code=2):
+        read_model("m.onnx")
+    with refused(UsageError, "current folder", exit_code=2):
+        write_model(model, "o.onnx")
 
 
 def test_budgets() -> None:
