@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from onnx import ModelProto
 
@@ -75,7 +75,7 @@ def optimize(
     calibration: str | os.PathLike[str] | DataSet | None = None,
     stop_after: str | None = None,
     verify: str = "fast",
-    exclude: Sequence[str] = (),
+    exclude: str | Sequence[str] = (),
     plan: str | os.PathLike[str] | None = None,
     max_error: float = 5e-4,
     external_data: ExternalData = "auto",
@@ -94,11 +94,11 @@ def optimize(
         attention: Attention alone: ``int8`` or ``none``.
         linear: Linear layers alone: ``none``.
         scale_mode: ``dynamic`` (the operator finds a step per token) or ``static`` (calibrated steps).
-        rotate: ``auto``, ``none`` or ``hadamard``: rotation of Q and K; ``auto`` measures both.
+        rotate: ``auto``, ``none`` or ``hadamard``: rotation of Q and K; ``auto`` measures both in dynamic mode.
         calibration: A .npz or .txt file or a DataSet; None uses seeded random inputs and says so.
         stop_after: ``normalize``, ``rewrite`` (the Q/DQ graph) or ``fuse`` (the default).
         verify: ``off``, ``fast`` (every site, and the outputs) or ``full`` (normalization too).
-        exclude: Regular expressions; sites whose name matches stay in float.
+        exclude: A regular expression or several; sites whose name matches stay in float.
         plan: Plan file to obey.
         max_error: Largest NMSE of a site; beyond it the site stays in float.
         external_data: ``auto``, ``always`` or ``never``.
@@ -121,7 +121,7 @@ def optimize(
         rotation=None if rotate == "auto" else parse_choice(Rotation, rotate, "rotate"),
         stop_after=parse_choice(StopAfter, stop_after or StopAfter.FUSE, "stop_after"),
         verify=parse_choice(VerifyLevel, verify, "verify"),
-        exclude=parse_patterns(tuple(exclude)),
+        exclude=parse_patterns((exclude,) if isinstance(exclude, str) else tuple(exclude)),
         plan=None if plan is None else Path(plan),
         max_error=max_error,
         external_data=external_data,
@@ -129,8 +129,7 @@ def optimize(
         require_match=require_match,
         dry_run=dry_run,
     )
-    if not max_error >= 0:
-        raise UsageError(f"max_error is {max_error}", hint="give a number that is not negative")
+    _check_numbers(options)
     loaded = _loaded(model, allow_links_within)
     data = _calibration(calibration, loaded)
     outcome = pipeline.Run(loaded, options, data, progress)(
@@ -201,6 +200,23 @@ def doctor() -> DoctorReport:
     from qfa_passes.runtime.doctor import run_doctor
 
     return run_doctor()
+
+
+def _check_numbers(options: Options) -> None:
+    if not options.max_error >= 0:
+        raise UsageError(f"max_error is {options.max_error}", hint="give a number that is not negative")
+    if options.seed < 0:
+        raise UsageError(f"seed is {options.seed}", hint="give a number that is not negative")
+    if options.external_data not in get_args(ExternalData):
+        words = ", ".join(get_args(ExternalData))
+        raise UsageError(f"external_data is '{options.external_data}'", hint=f"choose one of: {words}")
+    static = options.scale_mode is ScaleMode.STATIC and options.plan is None
+    if static and options.rotation is Rotation.HADAMARD:
+        raise UsageError(
+            "rotate is 'hadamard' with scale_mode 'static'",
+            why="calibration finds the steps of Q and K as they are, not rotated",
+            hint="use rotate='none', or scale_mode='dynamic'",
+        )
 
 
 def _with_attention(facts: ModelFacts, model: LoadedModel) -> ModelFacts:

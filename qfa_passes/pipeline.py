@@ -6,7 +6,7 @@ Each stage is a folder and knows only the shared vocabulary; this file alone kno
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,14 +19,14 @@ from onnx import ModelProto
 
 from qfa_passes.calibrate import SiteStatistics, capture
 from qfa_passes.config import Options, Progress, StopAfter
-from qfa_passes.core.dataset import DataSet
-from qfa_passes.core.formats import AttentionFormat, VerifyLevel
+from qfa_passes.core.dataset import DataSet, Feed
+from qfa_passes.core.formats import AttentionFormat, Rotation, ScaleMode, VerifyLevel
 from qfa_passes.core.model import LoadedModel
 from qfa_passes.core.outcome import Report, SiteOutcome, SiteStatus, StageTiming
-from qfa_passes.core.plan import Plan, SitePlan
+from qfa_passes.core.plan import Plan, SitePlan, StaticScales
 from qfa_passes.core.site import AttentionSite, Refusal
-from qfa_passes.errors import NothingMatchedError
-from qfa_passes.fuse.attach_body import attach_body
+from qfa_passes.errors import InvalidDataError, NothingMatchedError, QfaError
+from qfa_passes.fuse.attach_body import attach_body, present_channels, present_rotation
 from qfa_passes.fuse.fuse_attention import FuseAttention
 from qfa_passes.fuse.replay import replay_model, site_values
 from qfa_passes.graph.graph_pass import GraphPass, run_passes
@@ -34,6 +34,7 @@ from qfa_passes.graph.ir import Graph
 from qfa_passes.match import find_sites
 from qfa_passes.normalize import NORMALIZE, raise_opset
 from qfa_passes.plan.choose import Candidate, candidates, choose, draft_plan
+from qfa_passes.plan.fit import fit_plan
 from qfa_passes.plan.plan_file import read_plan
 from qfa_passes.rewrite import InsertQdq
 from qfa_passes.rewrite.insert_qdq import shared_view
@@ -90,12 +91,20 @@ class Run:
         self.source, self.options, self.data = source, options, data
         self.report = Report(source=str(source.path or "<ModelProto>"), settings=options.as_words())
         self._progress: Progress = progress or (lambda stage, done, total: None)
+        self._feeds: tuple[Feed, ...] = ()
         self._runs: list[dict[str, Array]] = []
         self._statistics: dict[str, SiteStatistics] = {}
         self._library = library_or_none()
 
     def __call__(self, output: Path | None) -> Outcome:
-        """Runs all stages up to ``options.stop_after``."""
+        """Runs all stages up to ``options.stop_after``; an error carries the report of what was done until then."""
+        try:
+            return self._run(output)
+        except QfaError as error:
+            error.report = self.report
+            raise
+
+    def _run(self, output: Path | None) -> Outcome:
         with self._stage("normalize"):
             normal = normalize(self.source)
         with self._stage("match"):
@@ -103,7 +112,7 @@ class Run:
         sites = [entry for entry in found if isinstance(entry, AttentionSite)]
         chosen = self._chosen(normal, sites)
         active = [site for site in sites if site.name not in chosen]
-        if self.options.stop_after is not StopAfter.NORMALIZE and active:
+        if self._needs_runs(active):
             with self._stage("calibrate"):
                 self._calibrate(normal, active)
         with self._stage("plan"):
@@ -114,11 +123,14 @@ class Run:
                 result = self._rewrite(normal, plan, active)
         if self.options.stop_after is StopAfter.FUSE:
             with self._stage("fuse"):  # finds the sites again, through their Q/DQ pairs
-                result = self._fuse(result, plan)
+                result, lost = self._fuse(result, plan)
+                if lost:  # a Q/DQ pair must not stay where nothing is fused
+                    plan = _exempted(plan, dict.fromkeys(lost, "its Q/DQ form is not recognised"))
+                    result, _ = self._fuse(self._rewrite(normal, plan, active), plan)
         with self._stage("verify"):
             self._verify_model(normal, result)
         self._record(found, plan, errors)
-        if self.options.require_match and not self.report.count(SiteStatus.FUSED):
+        if self.options.require_match and not any(entry.quantized for entry in plan.sites):
             raise NothingMatchedError(
                 f"no attention was fused in '{self.report.source}'",
                 why="; ".join(dict.fromkeys(site.reason for site in self.report.sites)) or "it has none",
@@ -151,8 +163,15 @@ class Run:
             for operand in (site.query, site.key, site.value):
                 outsider = shared_view(graph, operand)
                 if outsider is not None:
-                    exempt[site.name] = f"node '{outsider}' reads a reshaped Q, K or V of this block too"
+                    exempt[site.name] = f"{outsider} reads a reshaped Q, K or V of this block too"
         return exempt
+
+    def _needs_runs(self, sites: list[AttentionSite]) -> bool:
+        """Whether the model must be run: to measure, or for steps that calibration alone can find."""
+        if self.options.stop_after is StopAfter.NORMALIZE or not sites:
+            return self.options.verify is VerifyLevel.FULL
+        steps = self.options.scale_mode is ScaleMode.STATIC or self.options.stop_after is StopAfter.REWRITE
+        return self.options.verify is not VerifyLevel.OFF or self.data is not None or steps
 
     def _calibrate(self, normal: LoadedModel, sites: list[AttentionSite]) -> None:
         data = self.data
@@ -160,6 +179,12 @@ class Run:
             data = seeded_data(normal.proto, seed=self.options.seed, samples=_HELD_RUNS)
             self.report.warnings.append(
                 "no calibration data: sites are verified on seeded random inputs; give --calib for real ones"
+            )
+            if self.options.scale_mode is ScaleMode.STATIC and self.options.plan is None:
+                self.report.warnings.append("static steps come from random inputs and will not fit real ones")
+        if not data.feeds:
+            raise InvalidDataError(
+                f"the calibration data ({data.label}) holds no sample", hint="give at least one, or no data at all"
             )
         self.report.data = data.label
         self._statistics = {site.name: SiteStatistics(site) for site in sites}
@@ -182,25 +207,31 @@ class Run:
             given = read_plan(
                 self.options.plan, model_digest=self.source.digest, site_names=names | exempt.keys()
             )
-            plan = _completed(given, sites)
+            plan = fit_plan(given, sites)
             errors = self._measure(normal, sites, plan)
         else:
             plan, errors = self._best_plan(normal, sites)
-        out = {name for name, error in errors.items() if not error.nmse <= self.options.max_error}
+        out = {name for name, error in errors.items() if not self._holds(error)}
         kept = tuple(
             replace(entry, format=AttentionFormat.NONE) if entry.name in out else entry
             for entry in plan.sites
         )
-        left = tuple(
-            SitePlan(name, format=AttentionFormat.NONE, exempt=reason) for name, reason in exempt.items()
-        )
-        return replace(plan, sites=kept + left), errors
+        return _exempted(replace(plan, sites=kept), exempt), errors
+
+    def _holds(self, error: SiteError) -> bool:
+        """True if a site was compared with numbers and is within its bound."""
+        return error.compared > 0 and error.nmse <= self.options.max_error
 
     def _best_plan(
         self, normal: LoadedModel, sites: list[AttentionSite]
     ) -> tuple[Plan, dict[str, SiteError]]:
         measured: list[tuple[Candidate, Plan, dict[str, SiteError]]] = []
-        options = candidates(self.options.rotation, sites, shift_keys=self.data is not None)
+        options = candidates(
+            self.options.rotation or present_rotation(normal.proto),
+            sites,
+            shift_keys=self.data is not None,
+            scale_mode=self.options.scale_mode,
+        )
         if self.options.verify is VerifyLevel.OFF or not self._runs:
             options = options[:1]
         for candidate in options:
@@ -232,12 +263,20 @@ class Run:
         for site in sites:
             entry = plan.site(site.name)
             if entry is not None and entry.quantized:
-                scales = entry.scales or self._statistics[site.name].scales()
-                marked.append((site, scales))
+                marked.append((site, self._marks(site, entry)))
         run_passes(graph, [InsertQdq(marked)])
         return normal.replace_proto(typed(graph.finish()))
 
-    def _fuse(self, quantized: LoadedModel, plan: Plan) -> LoadedModel:
+    def _marks(self, site: AttentionSite, entry: SitePlan) -> StaticScales:
+        """Steps of the Q/DQ pairs; where nothing was run, fusing takes them away again and any will do."""
+        if site.name in self._statistics and entry.rotation is Rotation.NONE:
+            return entry.scales or self._statistics[site.name].scales()
+        if site.name in self._statistics:  # the plan's steps are those of the rotated Q and K
+            return self._statistics[site.name].scales()
+        return entry.scales or StaticScales((1.0,), (1.0,), (1.0,))
+
+    def _fuse(self, quantized: LoadedModel, plan: Plan) -> tuple[LoadedModel, set[str]]:
+        """Fuses what the plan names; also returns the names of sites that the matcher does not find again."""
         graph = Graph(quantized.proto)
         chosen: list[tuple[AttentionSite, SitePlan]] = []
         for site in find_sites(graph):
@@ -247,24 +286,31 @@ class Run:
         shifts = {site.name: plan.k_mean(entry) for site, entry in chosen}
         k_means = {name: shift for name, shift in shifts.items() if shift is not None}
         run_passes(graph, [FuseAttention(chosen, k_means)])
+        lost = {entry.name for entry in plan.sites if entry.quantized} - {site.name for site, _ in chosen}
+        if not chosen:
+            return quantized, lost
         proto = graph.finish()
-        channels = {site.qk_channels for site, _ in chosen}
+        channels = {site.qk_channels for site, _ in chosen} | present_channels(quantized.proto)
         attach_body(proto, channels.pop() if len(channels) == 1 else None)
         if self.data is not None and self.data.digest:
-            proto.metadata_props.add(key=CALIBRATION_KEY, value=self.data.digest)
-        return quantized.replace_proto(proto)
+            onnx.helper.set_model_props(
+                proto,
+                {entry.key: entry.value for entry in proto.metadata_props} | {CALIBRATION_KEY: self.data.digest},
+            )
+        return quantized.replace_proto(typed(proto)), lost
 
     def _verify_model(self, normal: LoadedModel, result: LoadedModel) -> None:
-        if self.options.verify is VerifyLevel.OFF or not self._runs or result is normal:
+        if self.options.verify is VerifyLevel.OFF or not self._runs:
             return
         if self.options.verify is VerifyLevel.FULL:
             stages: list[tuple[str, Callable[[], LoadedModel]]] = [("raise-opset", lambda: normalize(self.source, ()))]
             for count, graph_pass in enumerate(NORMALIZE, start=1):
                 stages.append((graph_pass.name, partial(normalize, self.source, NORMALIZE[:count])))
             check_exact(run_outputs(self.source, self._feeds), self._feeds, stages)
-        self.report.model_nmse = compare_outputs(
-            result, self._feeds, self._runs, library=self._library is not None
-        )
+        if result is not normal:
+            self.report.model_nmse = compare_outputs(
+                result, self._feeds, self._runs, library=self._library is not None
+            )
 
     def _record(
         self, found: list[AttentionSite | Refusal], plan: Plan, errors: dict[str, SiteError]
@@ -281,9 +327,11 @@ class Run:
         status, reason = SiteStatus.FUSED, ""
         if entry is not None and entry.exempt:
             status, reason = SiteStatus.EXEMPT, entry.exempt
-        elif error is not None and not error.nmse <= self.options.max_error:
+        elif error is not None and not self._holds(error):
             status = SiteStatus.RESTORED
             reason = f"NMSE {error.nmse:.1e} is above the bound {self.options.max_error:.1e}"
+            if not error.compared:
+                reason = "its output has no finite row to compare with"
         elif entry is None or not entry.quantized:
             status, reason = SiteStatus.EXEMPT, "left in float by the plan"
         elif self.options.stop_after is not StopAfter.FUSE:
@@ -315,10 +363,8 @@ def describe(site: AttentionSite) -> str:
     return f"{kind} {heads}, {channels}, {site.mask.describe()}"
 
 
-def _completed(plan: Plan, sites: list[AttentionSite]) -> Plan:
-    """Adds the defaults for sites that a plan file does not name."""
-    missing = tuple(SitePlan(site.name) for site in sites if plan.site(site.name) is None)
-    return replace(plan, sites=plan.sites + missing)
-
-
-
+def _exempted(plan: Plan, reasons: Mapping[str, str]) -> Plan:
+    """The plan with some sites left in float, with the reason."""
+    others = tuple(entry for entry in plan.sites if entry.name not in reasons)
+    left = tuple(SitePlan(name, AttentionFormat.NONE, exempt=reason) for name, reason in reasons.items())
+    return replace(plan, sites=others + left)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from onnx import ModelProto, ValueInfoProto, numpy_helper
 
 from qfa_passes.core.model import LoadedModel
-from qfa_passes.runtime.session import create_session
+from qfa_passes.runtime.session import create_session, explain_failure
 
 Array = npt.NDArray[Any]
 
@@ -28,6 +28,9 @@ def capture(
 
     Yields:
         The values by name; memory holds those of one run.
+
+    Raises:
+        RuntimeFailureError: The model does not load, or does not take a feed.
     """
     inputs = {value.name for value in model.proto.graph.input}
     constants = {
@@ -37,8 +40,12 @@ def capture(
     }
     computed = [name for name in dict.fromkeys(names) if name not in inputs and name not in constants]
     session = create_session(_exposing(model, computed), use_library=False, threads=threads, prepack=False)
-    for feed in feeds:
-        values = session.run(computed, dict(feed)) if computed else []
+    for number, feed in enumerate(feeds):
+        try:
+            values = session.run(computed, dict(feed)) if computed else []
+        except Exception as error:  # ONNX Runtime's exceptions share no other base class
+            shapes = ", ".join(f"{name} {array.shape}" for name, array in feed.items())
+            raise explain_failure(f"the float model failed on run {number} ({shapes})", error) from error
         found: dict[str, Array] = dict(zip(computed, map(np.asarray, values), strict=True))
         found |= {name: constants[name] for name in names if name in constants}
         found |= {name: np.asarray(feed[name]) for name in names if name in inputs}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from qfa_passes.core import opspec
+from qfa_passes.core.formats import Rotation
 from qfa_passes.fuse.body_features import BodyFeatures
 from qfa_passes.fuse.function_body import function_body
 
@@ -20,7 +21,7 @@ def attach_body(proto: ModelProto, channels: int | None) -> int:
         channels: D if it is the same for every node, else None.
 
     Returns:
-        Number of nodes served; 0 leaves the model as it is.
+        Number of nodes served; without any, a body that is left over is removed.
     """
     nodes = [node for node in proto.graph.node if is_fused(node)]
     stale = [function for function in proto.functions if (function.domain, function.name) == _IDENTITY]
@@ -40,6 +41,24 @@ def attach_body(proto: ModelProto, channels: int | None) -> int:
             proto.opset_import.remove(entry)
     proto.opset_import.append(helper.make_opsetid(opspec.DOMAIN, opspec.DOMAIN_VERSION))
     return len(nodes)
+
+
+def present_rotation(proto: ModelProto) -> Rotation | None:
+    """Rotation of the nodes that a model already holds, which further ones must share; None without any."""
+    for node in proto.graph.node:
+        if is_fused(node):
+            return BodyFeatures.of([node], 0).rotate
+    return None
+
+
+def present_channels(proto: ModelProto) -> set[int]:
+    """D of the nodes that a typed model already holds; 0 stands for one that is not known."""
+    shapes = {
+        value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        for value in (*proto.graph.value_info, *proto.graph.input)
+    }
+    queries = [shapes.get(node.input[0], []) for node in proto.graph.node if is_fused(node)]
+    return {shape[3] if len(shape) == 4 else 0 for shape in queries}
 
 
 def is_fused(node: NodeProto) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
@@ -12,7 +13,7 @@ import onnx_graphsurgeon as gs
 from qfa_passes.core import opspec
 from qfa_passes.core.formats import ScaleMode
 from qfa_passes.core.passes import Contract
-from qfa_passes.core.plan import SitePlan
+from qfa_passes.core.plan import SitePlan, StaticScales
 from qfa_passes.core.site import AttentionSite, Operand
 from qfa_passes.fuse.lower_masks import lower_masks
 from qfa_passes.graph.edit import constant, emit, replace_producer
@@ -41,7 +42,7 @@ class FuseAttention(GraphPass):
     def run(self, graph: Graph) -> int:
         """Fuses every site; what computed the old outputs becomes dead."""
         for site, plan in self._sites:
-            fuse_site(graph, site, plan, self._k_means.get(site.name))
+            fuse_site(graph, with_scales(site, plan.scales), plan, self._k_means.get(site.name))
         return len(self._sites)
 
 
@@ -73,6 +74,18 @@ def fuse_site(
     replace_producer(tensors[site.output], node)
     graph.add(node)
     return node
+
+
+def with_scales(site: AttentionSite, scales: StaticScales | None) -> AttentionSite:
+    """The site with the plan's static steps, which may be one per head, on its operands."""
+    if scales is None:
+        return site
+    return replace(
+        site,
+        query=replace(site.query, scale=scales.query),
+        key=replace(site.key, scale=scales.key),
+        value=replace(site.value, scale=scales.value),
+    )
 
 
 def _operand(graph: Graph, tensors: Mapping[str, gs.Tensor], operand: Operand, stem: str) -> gs.Tensor:

@@ -31,6 +31,8 @@ def lower_masks(graph: Graph, tensors: Mapping[str, gs.Tensor], site: AttentionS
     inputs: dict[str, gs.Tensor] = {}
     if masks:
         inputs["attn_mask"] = _join(graph, "And", masks, f"{site.name}/attn_mask")
+    if len({bias.dtype for bias in biases}) > 1:  # Add takes one type only
+        biases = [_widened(graph, bias, site.name) for bias in biases]
     if biases:
         inputs["attn_bias"] = _join(graph, "Add", biases, f"{site.name}/attn_bias")
     return inputs
@@ -45,6 +47,12 @@ def _join(graph: Graph, op: str, parts: list[gs.Tensor], stem: str) -> gs.Tensor
 
 def _as_bias(graph: Graph, tensor: gs.Tensor, stem: str) -> gs.Tensor:
     if tensor.dtype is None or np.dtype(tensor.dtype) in _BIAS_TYPES:
+        return tensor
+    return _widened(graph, tensor, stem)
+
+
+def _widened(graph: Graph, tensor: gs.Tensor, stem: str) -> gs.Tensor:
+    if tensor.dtype == np.float32:
         return tensor
     return emit(graph, "Cast", [tensor], f"{stem}/bias", dtype=np.float32, attrs={"to": np.float32})
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto, helper
 
-from qfa_passes.core.plan import SitePlan, StaticScales
+from qfa_passes.core.plan import SitePlan
 from qfa_passes.core.site import AttentionSite
 from qfa_passes.fuse.attach_body import attach_body
-from qfa_passes.fuse.fuse_attention import fuse_site
+from qfa_passes.fuse.fuse_attention import fuse_site, with_scales
 from qfa_passes.graph.ir import Graph
 
 _IR_VERSION = 10
@@ -59,15 +58,3 @@ def replay_model(
     fused = graph.finish()
     attach_body(fused, site.qk_channels)
     return fused
-
-
-def with_scales(site: AttentionSite, scales: StaticScales | None) -> AttentionSite:
-    """The site with the plan's static steps on its operands."""
-    if scales is None:
-        return site
-    return replace(
-        site,
-        query=replace(site.query, scale=scales.query),
-        key=replace(site.key, scale=scales.key),
-        value=replace(site.value, scale=scales.value),
-    )

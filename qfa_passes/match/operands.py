@@ -27,9 +27,14 @@ def element_type(tensor: gs.Tensor) -> int:
 
 
 def check_operands(
-    context: MatchContext, query: HeadsView | None, key: HeadsView | None, value: HeadsView | None
+    context: MatchContext,
+    query: HeadsView | None,
+    key: HeadsView | None,
+    value: HeadsView | None,
+    *,
+    grouped: bool = False,
 ) -> tuple[int, int]:
-    """Returns (H, Hkv) or raises MatchFailure."""
+    """Returns (H, Hkv) or raises MatchFailure; ``grouped``: the product itself lets query heads share K and V."""
     for view, letter in ((query, "Q"), (key, "K"), (value, "V")):
         if view is None:
             raise MatchFailure(
@@ -42,7 +47,8 @@ def check_operands(
         raise MatchFailure("the heads of Q are repeated")
     if value.heads != kv_heads:
         raise MatchFailure(f"K has {kv_heads} heads and V has {value.heads}")
-    if heads % kv_heads or (key.heads * key.repeat not in (heads, 1)):
+    repeated = key.heads * key.repeat
+    if heads % kv_heads or heads % repeated or not (grouped or repeated in (heads, 1)):
         raise MatchFailure(f"{heads} query heads do not share {kv_heads} key/value heads evenly")
     if query.channels != key.channels:
         raise MatchFailure(f"Q has {query.channels} channels and K has {key.channels}")

@@ -24,8 +24,22 @@ class QdqPair:
     scale: tuple[float, ...]
 
 
-def read_qdq(dequantize: gs.Node) -> QdqPair | None:
-    """Returns the pair that ends in ``dequantize``, or None if it is not one that the operator can absorb."""
+def read_qdq(last: gs.Node) -> QdqPair | None:
+    """Returns the pair that ends in ``last``, or None if it is not one that the operator can absorb.
+
+    A float16 value is quantized between two casts: Cast, QuantizeLinear, DequantizeLinear, Cast.
+    """
+    if not is_op(last, "Cast"):
+        return _read_pair(last)
+    inner = producer(last.inputs[0])
+    pair = None if inner is None else _read_pair(inner)
+    first = None if pair is None else producer(pair.source)
+    if pair is None or not is_op(first, "Cast") or first.inputs[0].dtype != last.outputs[0].dtype:
+        return None
+    return QdqPair(first.inputs[0], pair.scale)
+
+
+def _read_pair(dequantize: gs.Node) -> QdqPair | None:
     if not is_op(dequantize, "DequantizeLinear"):
         return None
     quantize = producer(dequantize.inputs[0])

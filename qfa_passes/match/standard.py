@@ -28,7 +28,7 @@ def read_standard(context: MatchContext, node: gs.Node) -> AttentionSite:
     query = read_operand(node, 0, shapes)
     key = read_operand(node, 1, shapes)
     value = read_operand(node, 2, shapes)
-    heads, kv_heads = check_operands(context, query, key, value)
+    heads, kv_heads = check_operands(context, query, key, value, grouped=True)
     assert query is not None and key is not None and value is not None
     scale = float(node.attrs.get("scale", 1 / math.sqrt(query.channels)))
     query_shape, key_shape = shapes.shape(node.inputs[0]), shapes.shape(node.inputs[1])

@@ -48,15 +48,24 @@ class Candidate:
 
 
 def candidates(
-    rotation: Rotation | None, sites: Sequence[AttentionSite], *, shift_keys: bool
+    rotation: Rotation | None,
+    sites: Sequence[AttentionSite],
+    *,
+    shift_keys: bool,
+    scale_mode: ScaleMode = ScaleMode.DYNAMIC,
 ) -> list[Candidate]:
     """The candidates worth measuring, cheapest first.
+
+    Static steps are those of the plain Q and K, so that only the plain treatment fits them.
 
     Args:
         rotation: Fixed by the user; None tries all that the channel counts allow.
         sites: The sites; a model gets one rotation, and rotates only if all have the same, divisible D.
         shift_keys: Whether a calibrated mean of K may be subtracted.
+        scale_mode: Of all sites.
     """
+    if scale_mode is ScaleMode.STATIC:
+        return [Candidate(rotation or Rotation.NONE, shift_keys=False)]
     rotations = [Rotation.NONE] if rotation is None else [rotation]
     channels = {site.qk_channels for site in sites}
     if rotation is None and len(channels) == 1 and not next(iter(channels)) % _SMALLEST_BLOCK:
@@ -88,18 +97,29 @@ def draft_plan(
                 format=attention,
                 scale_mode=scale_mode,
                 rotation=candidate.rotation,
-                scales=known.scales() if static and known is not None else None,
+                scales=_own_or(site, known.scales()) if static and known is not None else None,
                 k_mean=f"{site.name}/k_mean" if shift is not None else None,
             )
         )
     return Plan(digest, tuple(entries), tensors=tensors)
 
 
+def _own_or(site: AttentionSite, found: StaticScales) -> StaticScales:
+    """The steps of the model's own Q/DQ pairs, where it has any, else those found."""
+    return StaticScales(
+        site.query.scale or found.query, site.key.scale or found.key, site.value.scale or found.value
+    )
+
+
 def choose(measured: Iterable[tuple[Candidate, Plan, Mapping[str, Any]]]) -> tuple[Plan, Any]:
-    """Picks the plan with the smallest mean error over sites; ties and near-ties go to the cheaper one."""
+    """Picks the plan with the smallest mean error over sites; ties and near-ties go to the cheaper one.
+
+    Errors count as 1 at most: a site that fails under every candidate must not hide the others.
+    """
     best: tuple[float, Plan, Mapping[str, Any]] | None = None
     for _, plan, errors in measured:
-        mean = float(np.mean([error.nmse for error in errors.values()])) if errors else 0.0
+        bounded = [error.nmse if error.nmse < 1 else 1.0 for error in errors.values()]  # NaN too
+        mean = float(np.mean(bounded)) if bounded else 0.0
         if best is None or mean < _BETTER * best[0]:
             best = (mean, plan, errors)
     assert best is not None, "there is always at least one candidate"

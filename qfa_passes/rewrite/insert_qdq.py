@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import ClassVar, Final
 
 import numpy as np
+import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from qfa_passes.core.passes import Contract
@@ -25,6 +26,8 @@ class InsertQdq(GraphPass):
 
     Before: ``s = MatMul(q, kt)``. After: ``qq = QuantizeLinear(q, step, 128)``, ``qd = DequantizeLinear(qq, step, 128)``,
     ``s = MatMul(qd, kt)``; likewise for K and V, each where the canonical (B, heads, rows, channels) value is.
+    A float16 value is cast to float32 and back around its pair: QuantizeLinear takes float16 from opset 19 on only, and
+    a small step would vanish in it.
     """
 
     name: ClassVar[str] = "insert-qdq"
@@ -52,23 +55,34 @@ class InsertQdq(GraphPass):
 
 
 def shared_view(graph: Graph, operand: Operand) -> str | None:
-    """Names a node that reads an operand's view from outside the block, so that a Q/DQ pair would reach it too."""
+    """Tells who reads an operand's view from outside the block, so that a Q/DQ pair would reach it too."""
     nodes = graph.node_index()
+    outputs = {id(tensor) for tensor in graph.gs.outputs}
     for upper, lower in zip(operand.path, operand.path[1:], strict=False):
         for tensor in nodes[upper].outputs:
+            if id(tensor) in outputs:
+                return f"the model output '{tensor.name}'"
             for consumer in tensor.outputs:
                 if consumer.name != lower and not is_op(consumer, "Shape"):
-                    return str(consumer.name)
+                    return f"node '{consumer.name}'"
     return None
 
 
 def _insert(graph: Graph, consumer: gs.Node, tensor: gs.Tensor, step: float, stem: str) -> None:
-    dtype = np.float32 if tensor.dtype is None else tensor.dtype
-    scale = constant(graph, f"{stem}_scale", np.array(step, dtype=dtype))
+    half = tensor.dtype == np.float16
+    source = _cast(graph, tensor, np.float32, f"{stem}_widen") if half else tensor
+    scale = constant(graph, f"{stem}_scale", np.array(step, dtype=np.float32))
     zero = constant(graph, f"{stem}_zero_point", np.array(CENTRE, dtype=np.uint8))
-    codes = emit(graph, "QuantizeLinear", [tensor, scale, zero], f"{stem}_quantize", dtype=np.uint8)
-    back = emit(graph, "DequantizeLinear", [codes, scale, zero], f"{stem}_dequantize", dtype=dtype)
+    codes = emit(graph, "QuantizeLinear", [source, scale, zero], f"{stem}_quantize", dtype=np.uint8)
+    back = emit(graph, "DequantizeLinear", [codes, scale, zero], f"{stem}_dequantize", dtype=np.float32)
+    if half:
+        back = _cast(graph, back, np.float16, f"{stem}_narrow")
     for position, value in enumerate(consumer.inputs):
         if value is tensor:
             consumer.inputs[position] = back
             return
+    raise AssertionError(f"node '{consumer.name}' does not read '{tensor.name}'")
+
+
+def _cast(graph: Graph, tensor: gs.Tensor, dtype: npt.DTypeLike, stem: str) -> gs.Variable:
+    return emit(graph, "Cast", [tensor], stem, dtype=dtype, attrs={"to": dtype})

@@ -1,0 +1,65 @@
+"""A plan that a person has edited, made to fit the sites of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from qfa_passes.core.plan import Plan, SitePlan
+from qfa_passes.core.printable import printable
+from qfa_passes.core.site import AttentionSite
+from qfa_passes.errors import ConfigError
+
+
+def fit_plan(plan: Plan, sites: Sequence[AttentionSite]) -> Plan:
+    """Checks the shapes in a plan and completes it.
+
+    Sites that it does not name are treated like those that it does: one function body serves a whole model, so the
+    scale mode and the rotation must agree.
+
+    Args:
+        plan: The plan.
+        sites: Sites that may be quantized, in graph order; entries of others are dropped.
+
+    Returns:
+        One entry per site, in graph order.
+
+    Raises:
+        ConfigError: Steps or a shift do not fit the heads and channels of a site.
+    """
+    pattern = next((entry for entry in plan.sites if entry.quantized), SitePlan(""))
+    default = SitePlan("", format=pattern.format, rotation=pattern.rotation)
+    entries = []
+    for site in sites:
+        entry = plan.site(site.name) or replace(default, name=site.name)
+        _check_steps(site, entry)
+        _check_shift(site, entry, plan)
+        entries.append(entry)
+    return replace(plan, sites=tuple(entries))
+
+
+def _check_steps(site: AttentionSite, entry: SitePlan) -> None:
+    if entry.scales is None:
+        return
+    for word, steps, heads in (
+        ("query", entry.scales.query, site.num_heads),
+        ("key", entry.scales.key, site.kv_num_heads),
+        ("value", entry.scales.value, site.kv_num_heads),
+    ):
+        if len(steps) not in (1, heads):
+            raise ConfigError(
+                f"the plan gives {len(steps)} {word} scales to site '{printable(site.name)}'",
+                why=f"it has {heads} {word} heads",
+                hint=f"give one number or {heads}",
+            )
+
+
+def _check_shift(site: AttentionSite, entry: SitePlan, plan: Plan) -> None:
+    shift = plan.k_mean(entry)
+    wanted = (site.kv_num_heads, site.qk_channels)
+    if shift is not None and shift.shape != wanted:
+        raise ConfigError(
+            f"k_mean of site '{printable(site.name)}' in the plan has shape {shift.shape}",
+            why=f"its keys have {wanted[0]} heads of {wanted[1]} channels",
+            hint="calibrate again, or remove the key k_mean",
+        )
