@@ -21,9 +21,9 @@ enum class TileKind {
   kMixed    // the tile tells
 };
 
-// Exporters mask with the lowest finite number as often as with -inf. A bias at or below kLowestBias
-// masks a key like -inf does, except in a row that has no other key to see: there the bias swallows
-// every score, so that the row is the plain mean of the values at those keys.
+// Exporters mask with the lowest finite number as often as with -inf. A bias at or below
+// kLowestBias masks a key like -inf does, except in a row that has no other key to see: there the
+// bias swallows every score, so that the row is the plain mean of the values at those keys.
 inline constexpr float kLowestBias = -0x1p20f;
 
 // Lanes that hold such a row. Their scores count as zero.

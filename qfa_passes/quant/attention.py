@@ -22,7 +22,9 @@ P_LEVELS = np.float32(255)
 ZERO_VALUE_STEP = np.float32(2.0**-60)
 """Step of a row of zeros in V; as part of the weights it must be small."""
 BIAS_LIMIT = np.float32(2.0**126)
-"""Finite biases are clamped to this, so that the lowest float32 stays finite in base 2."""
+"""Greater finite biases are clamped to this, so that they stay finite in base 2."""
+LOWEST_BIAS = np.float32(-(2.0**20))
+"""A bias at or below this swallows every score: it masks, unless the row has nothing else to see."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,10 +52,13 @@ class Masking:
             seen &= ~np.isneginf(np.asarray(self.bias, np.float32))
         return seen
 
-    def bias_log2(self) -> Float:
-        """Returns the bias for scores in base 2, zero if there is none."""
-        bias = np.asarray(0 if self.bias is None else self.bias, np.float32)
-        return np.clip(bias, -BIAS_LIMIT, BIAS_LIMIT) * LOG2_E
+    def resolve(self, shape: tuple[int, ...]) -> tuple[Bool, Float, Bool]:
+        """Returns flags of keys that count, their bias in base 2 (both (B, H, S, T)), and rows that only average."""
+        bias = np.broadcast_to(np.asarray(0 if self.bias is None else self.bias, np.float32), shape)
+        seen, low = self.visible(shape), bias <= LOWEST_BIAS
+        averages = seen.any(axis=-1, keepdims=True) & ~(seen & ~low).any(axis=-1, keepdims=True)
+        bias = np.where(averages, 0, np.minimum(bias, BIAS_LIMIT, where=np.isfinite(bias), out=bias.copy()))
+        return seen & (averages | ~low), np.where(low, 0, bias) * LOG2_E, averages
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,9 +135,8 @@ def attention_int8(
     )
     rows = (*q_codes.shape[:3], 1)
     length = k_codes.shape[2]
-    seen = masking.visible((*rows[:3], length))
-    bias = np.broadcast_to(masking.bias_log2(), seen.shape)
-    row_factor = q_step * (np.float32(scale) * LOG2_E * factor)
+    seen, bias, averages = masking.resolve((*rows[:3], length))
+    row_factor = np.where(averages, 0, q_step * (np.float32(scale) * LOG2_E * factor))
 
     peak = np.full(rows, -np.inf, np.float32)
     total = np.zeros(rows, np.float32)

@@ -196,8 +196,10 @@ def test_the_lowest_float_masks_but_does_not_empty_a_row() -> None:
     output = attention_int8(q, k, v, scale=0.25, masking=lowest)
     expected = attention_int8(q, k, v, scale=0.25, masking=Masking(mask=mask))
     np.testing.assert_array_equal(output[:, :, [0, 2]], expected[:, :, [0, 2]])
-    assert np.isfinite(output).all()
-    assert output[:, :, 1].all()
+    # The row that sees nothing else is what float attention makes of it: the mean of V.
+    exact = attention_float64(q, k, v, scale=0.25, masking=lowest)
+    np.testing.assert_allclose(exact[:, :, 1], v.repeat(2, axis=1).mean(axis=2, dtype=np.float64), rtol=1e-6)
+    assert nmse(output[:, :, 1], exact[:, :, 1]) <= BOUND
 
 
 def test_zero_rows_of_v_take_no_precision_from_small_ones() -> None:
