@@ -182,7 +182,8 @@ def _detach(node: NodeProto) -> _Kept:
 def _attach(node: NodeProto, kept: _Kept | None) -> None:
     if kept is None:
         return
-    node.doc_string = kept.doc_string
+    if kept.doc_string:  # an empty one would still be written
+        node.doc_string = kept.doc_string
     node.metadata_props.extend(kept.metadata)
     node.attribute.extend(kept.bodies)
     if kept.inputs is not None:
