@@ -91,7 +91,8 @@ def optimize(
         _StopAfter | None, typer.Option(help="Save the graph as it is after this stage.")
     ] = None,
     verify: Annotated[
-        VerifyLevel, typer.Option("--verify", help="fast: every site; full: the whole model too.")
+        VerifyLevel,
+        typer.Option("--verify", help="fast: sites and outputs; full: normalization too."),
     ] = VerifyLevel.FAST,
     exclude: Annotated[
         list[str] | None,

@@ -2,6 +2,7 @@
 
 import hashlib
 from pathlib import Path
+from typing import Final
 
 from qfa_passes.core.dataset import DataSet
 from qfa_passes.core.model import LoadedModel
@@ -12,6 +13,9 @@ from qfa_passes.verify.data import DEFAULT_CONTEXT, array_data, text_data
 from qfa_passes.verify.inputs import inputs_of_model
 from qfa_passes.verify.seeded import seeded_data
 from qfa_passes.verify.text import TOKENIZER_KEY
+
+SEEDED_SAMPLES: Final = 2
+"""One without and one with padding."""
 
 
 def read_data(
@@ -31,7 +35,7 @@ def read_data(
         model: The model.
         tokenizer: ``bytes`` or the path of a tokenizer.json; None: the model's metadata
             ``qfa.tokenizer``, else a tokenizer.json beside the model.
-        samples: At most so many samples; None: 16 blocks of text, all of a ``.npz``, one made up.
+        samples: At most so many samples; None: 16 blocks of text, all of a ``.npz``, two made up.
         context: Tokens per block of text.
         seed: Of made-up inputs.
 
@@ -41,7 +45,7 @@ def read_data(
         UsageError: The file cannot be opened, or an option does not fit.
     """
     if path is None:
-        return seeded_data(model.proto, seed=seed, samples=samples or 1)
+        return seeded_data(model.proto, seed=seed, samples=samples or SEEDED_SAMPLES)
     path = path.expanduser()
     if samples is not None and samples < 1:
         raise UsageError(f"samples must be at least 1, not {samples}")

@@ -95,7 +95,7 @@ def file_size(size: int) -> str:
 
 def duration(seconds: float) -> str:
     """Returns a duration in words, such as ``12.3 ms``."""
-    return f"{seconds * 1e3:.1f} ms" if seconds < 10 else f"{seconds:.1f} s"
+    return f"{seconds * 1e3:.1f} ms" if seconds < 1 else f"{seconds:.2f} s"
 
 
 def faster(before: float, after: float) -> str:

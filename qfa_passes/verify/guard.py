@@ -20,12 +20,12 @@ class GuardLimits:
     Attributes:
         perplexity: Relative change in either direction.
         kld: Mean Kullback-Leibler divergence in nats.
-        nmse: Error of outputs of models that are no language models.
+        nmse: Error of outputs of models that are no language models (cosine 0.9995 and 0.995).
     """
 
     perplexity: tuple[float, float] = (0.01, 0.02)
     kld: tuple[float, float] = (5e-3, 1e-2)
-    nmse: tuple[float, float] = (1e-2, 2e-2)
+    nmse: tuple[float, float] = (1e-3, 1e-2)
 
 
 DEFAULT_LIMITS = GuardLimits()

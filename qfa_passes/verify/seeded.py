@@ -1,13 +1,13 @@
 """Plausible inputs for a model without data; they say nothing of the inputs it will really meet."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 from onnx import GraphProto, ModelProto
 
-from qfa_passes.core.dataset import DataSet, Feed
+from qfa_passes.core.dataset import DataSet
 from qfa_passes.core.printable import printable
 from qfa_passes.errors import InvalidDataError
 from qfa_passes.verify.inputs import InputSpec, inputs_of_model, token_input
@@ -47,6 +47,8 @@ def seeded_data(
 ) -> DataSet:
     """Makes inputs that the model accepts, the same for the same arguments.
 
+    Masks hide nothing in the first, third ... sample and the last quarter in the others.
+
     Args:
         proto: The model (a shell is enough).
         seed: Of the random numbers.
@@ -66,7 +68,15 @@ def seeded_data(
         bounds[tokens.name] = vocabulary
     shapes = {spec.name: _shape(spec, batch, sequence, sizes or {}) for spec in specs}
     generator = np.random.default_rng(seed)
-    feeds = tuple(_feed(specs, shapes, bounds, generator) for _ in range(samples))
+    feeds = tuple(
+        {
+            spec.name: _array(
+                spec, shapes[spec.name], bounds.get(spec.name), generator, padded=number % 2 == 1
+            )
+            for spec in specs
+        }
+        for number in range(samples)
+    )
     return DataSet(feeds, f"{LABEL} (seed {seed})", seeded=True)
 
 
@@ -82,23 +92,13 @@ def _shape(spec: InputSpec, batch: int, sequence: int, sizes: Mapping[str, int])
     return tuple(shape)
 
 
-def _feed(
-    specs: Sequence[InputSpec],
-    shapes: Mapping[str, tuple[int, ...]],
-    bounds: Mapping[str, int],
-    generator: np.random.Generator,
-) -> Feed:
-    return {
-        spec.name: _array(spec, shapes[spec.name], bounds.get(spec.name), generator)
-        for spec in specs
-    }
-
-
 def _array(
     spec: InputSpec,
     shape: tuple[int, ...],
     bound: int | None,
     generator: np.random.Generator,
+    *,
+    padded: bool,
 ) -> npt.NDArray[np.generic]:
     if spec.dtype is None:
         raise InvalidDataError(
@@ -107,7 +107,12 @@ def _array(
         )
     name = spec.name.lower()
     if "mask" in name:
-        return np.ones(shape, spec.dtype)
+        mask = np.ones(shape, spec.dtype)
+        # A mask of ones would hide that it was lost. Zeros mean padding for flags only: a mask of
+        # floats may as well be added.
+        if padded and shape and spec.dtype.kind != "f":
+            mask[..., shape[-1] - shape[-1] // 4 :] = 0
+        return mask
     if name == "position_ids":
         return np.ascontiguousarray(np.broadcast_to(np.arange(shape[-1]), shape), spec.dtype)
     if spec.dtype.kind == "f":

@@ -72,6 +72,9 @@ def _encode(text: str, path: Path, limit: int | None) -> npt.NDArray[np.int64]:
         encoder = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises the bare base class
         raise InvalidDataError(f"{_shown(path)} is no tokenizer.json", why=str(error)) from error
+    # A sentence encoder's tokenizer may cut or fill up every text to its own length.
+    encoder.no_truncation()
+    encoder.no_padding()
     if limit is not None:
         # A token has at least one character in all but odd cases; ten per token leave room, and
         # the tail of a long text would only cost time.

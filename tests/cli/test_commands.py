@@ -160,3 +160,16 @@ def test_fused_models_run_without_the_library(
     assert "QFA_LIBRARY" in capsys.readouterr().err
     assert main([*arguments, "--no-library"]) == 0
     assert "4 fused" in capsys.readouterr().out
+
+
+def test_verification_on_calibration_data_is_warned_of(tmp_path: Path, capsys: Capture) -> None:
+    model, output = str(TINY / "tiny_lm.onnx"), str(tmp_path / "out.onnx")
+    seen, unseen = tmp_path / "seen.txt", tmp_path / "unseen.txt"
+    text = (TINY / "heldout.txt").read_text()
+    seen.write_text(text[:2000])
+    unseen.write_text(text[2000:4000])
+    assert main(["optimize", model, "-o", output, "--calib", str(seen), "-q"]) == 0
+    assert main(["verify", model, output, "--data", str(seen)]) == 0
+    assert "the verification data is the calibration data" in capsys.readouterr().out
+    assert main(["verify", model, output, "--data", str(unseen)]) == 0
+    assert "calibration data" not in capsys.readouterr().out

@@ -65,9 +65,7 @@ def test_optimize_summary() -> None:
     assert "NMSE above the bound" in text
     assert "verified on: seeded random inputs" in text
     assert "warning: no calibration data" in text
-    assert "wrote model.qfa.onnx (1.0 MB -> 900.0 kB, 1500.0 ms)" in text.replace(
-        "0.9 MB", "900.0 kB"
-    )
+    assert "wrote model.qfa.onnx (1.0 MB -> 900.0 kB, 1.50 s)" in text.replace("0.9 MB", "900.0 kB")
     assert "verdict: warn" in text
 
 
@@ -162,7 +160,7 @@ def test_words_for_numbers() -> None:
     assert file_size(540_842_897) == "540.8 MB"
     assert file_size(2585) == "2.6 kB"
     assert duration(0.0123) == "12.3 ms"
-    assert duration(75) == "75.0 s"
+    assert duration(75) == "75.00 s"
     assert faster(2.0, 1.0) == "2.00x faster"
     assert faster(1.0, 1.5) == "1.50x slower"
     assert faster(0.0, 1.0) == "not measurable"

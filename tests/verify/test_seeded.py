@@ -68,6 +68,13 @@ def test_types_ranges_and_open_axes() -> None:
     assert feed["noise"].shape == (1, 500, 4)
 
 
+def test_every_other_sample_is_padded() -> None:
+    whole, padded, again = seeded_data(embedding_model(), samples=3, sequence=30).feeds
+    assert whole["attention_mask"].all()
+    assert padded["attention_mask"].tolist() == [[True] * 23 + [False] * 7]
+    assert again["attention_mask"].all()
+
+
 def test_same_seed_same_inputs() -> None:
     first, again, other = (seeded_data(embedding_model(), seed=s).feeds[0] for s in (1, 1, 2))
     assert all(np.array_equal(first[name], again[name]) for name in first)

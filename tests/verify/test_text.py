@@ -55,6 +55,17 @@ def test_the_start_of_a_long_text_is_enough(tmp_path: Path) -> None:
     assert read_tokens(path, word_tokenizer(tmp_path), 100).tolist() == [1, 2] * 50
 
 
+def test_a_tokenizer_that_cuts_texts_is_told_not_to(tmp_path: Path) -> None:
+    tokenizers = pytest.importorskip("tokenizers")
+    name = word_tokenizer(tmp_path)
+    tokenizer = tokenizers.Tokenizer.from_file(name)
+    tokenizer.enable_truncation(2)
+    tokenizer.enable_padding(length=8)
+    tokenizer.save(name)
+    path = text_file(tmp_path, "good day good day")
+    assert read_tokens(path, name).tolist() == [1, 2, 1, 2]
+
+
 def test_missing_and_broken_tokenizers(tmp_path: Path) -> None:
     pytest.importorskip("tokenizers")
     path = text_file(tmp_path, "abc")
