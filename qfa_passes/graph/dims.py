@@ -33,7 +33,7 @@ class Dim:
 
     @staticmethod
     def unknown() -> Dim:
-        """A new symbol that equals nothing else."""
+        """A new symbol that equals nothing else; it stands for a non-negative number like any other."""
         return Dim({(f"?{next(_fresh)}",): 1})
 
     @property
@@ -51,11 +51,16 @@ class Dim:
         ((monomial, factor),) = self.terms.items()
         return factor == 1 and len(monomial) == 1 and monomial[0].isidentifier() and "unk__" not in monomial[0]
 
+    @property
+    def non_negative(self) -> bool:
+        """True if the extent provably is not below zero, knowing that symbols are not."""
+        return all(factor > 0 for factor in self.terms.values())
+
     def differs(self, number: int) -> bool:
         """True if the extent provably is not ``number``, knowing that symbols are non-negative."""
         if self.value is not None:
             return self.value != number
-        return number < 0 and all(factor > 0 for factor in self.terms.values())
+        return number < 0 and self.non_negative
 
     def __eq__(self, other: object) -> bool:
         """Equality of polynomials."""

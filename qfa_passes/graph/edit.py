@@ -13,10 +13,10 @@ def bypass(graph: Graph, node: gs.Node) -> bool:
     """Lets every consumer of a one-output node read its first input instead; the node becomes dead.
 
     Returns:
-        False if the node computes a graph output under its own name, which must stay.
+        False if the name of its output must stay: a graph output, or a value that a nested body reads.
     """
     source, output = node.inputs[0], node.outputs[0]
-    if any(value is output for value in graph.gs.outputs):
+    if any(value is output for value in graph.gs.outputs) or graph.is_captured(output):
         return False
     for consumer in list(output.outputs):
         for position, tensor in enumerate(consumer.inputs):

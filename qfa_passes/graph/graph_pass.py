@@ -16,14 +16,14 @@ class GraphPass(ABC):
     name: ClassVar[str]
     contract: ClassVar[Contract]
 
-    def requires(self, graph: Graph) -> None:
+    def requires(self, graph: Graph) -> None:  # noqa: B027 - most passes take any graph
         """Raises if the graph is not what the pass expects."""
 
     @abstractmethod
     def run(self, graph: Graph) -> int:
         """Changes the graph; returns the number of places changed."""
 
-    def ensures(self, graph: Graph) -> None:
+    def ensures(self, graph: Graph) -> None:  # noqa: B027 - and promise nothing beyond their contract
         """Raises if the graph is not what the pass promises."""
 
     def __call__(self, graph: Graph) -> PassResult:

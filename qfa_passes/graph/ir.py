@@ -1,39 +1,40 @@
 """The editing graph: a shell ModelProto as linked nodes and tensors, and back, with nothing lost on the way.
 
 onnx_graphsurgeon provides the linked nodes and tensors. Around it this module keeps what it would drop or damage:
-metadata and doc strings, model-local functions, and the bodies of If, Loop and Scan. While a graph is being edited, the
-outer values that such a body captures stand as extra inputs of the control-flow node, so that ordering and dead-code
-removal see them.
+metadata, doc strings, overloads, model-local functions, attributes and value types that it does not know, inputs that
+have a default value, and the bodies of If, Loop and Scan. While a graph is being edited, the outer values that such a
+body captures stand as extra inputs of the control-flow node, so that ordering and dead-code removal see them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterable
+from typing import TypeGuard
 
 import onnx
 import onnx_graphsurgeon as gs
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto
+from onnx import GraphProto, ModelProto
 from onnx_graphsurgeon.logger import G_LOGGER
 
+from qfa_passes.graph.preserved import (
+    attach,
+    copies,
+    detach,
+    graph_header,
+    names_inside,
+    restore_graph_header,
+    restore_values,
+    simplify_types,
+    take_defaults,
+)
+
 G_LOGGER.severity = G_LOGGER.ERROR
-
-_GRAPH_ATTRIBUTES = (AttributeProto.GRAPH, AttributeProto.GRAPHS)
-
-
-@dataclass(slots=True)
-class _Kept:
-    """What a NodeProto holds beyond what the editing graph models."""
-
-    doc_string: str = ""
-    metadata: list[Any] = field(default_factory=list)
-    bodies: list[AttributeProto] = field(default_factory=list)
-    inputs: int | None = None  # number of real inputs; captured values follow
 
 
 class Graph:
     """A model being edited. Node names are unique and stable; values are identified by name.
+
+    Imported nodes can be rewired and removed; their operator and attributes stay what they were.
 
     Attributes:
         gs: The linked graph.
@@ -44,14 +45,17 @@ class Graph:
         """Imports a copy of ``proto``."""
         proto = _copy(proto)
         name_nodes(proto.graph)
-        self._kept = {node.name: _detach(node) for node in proto.graph.node}
+        self._kept = {node.name: detach(node) for node in proto.graph.node}
         self.functions = list(proto.functions)
         del proto.functions[:]
         self._header = ModelProto()
         self._header.CopyFrom(proto)
         self._header.ClearField("graph")
-        self._graph_header = _graph_header(proto.graph)
-        self._io = (list(proto.graph.input), list(proto.graph.output))
+        self._graph_header = graph_header(proto.graph)
+        self._io = (copies(proto.graph.input), copies(proto.graph.output))
+        self._values = {value.name: value for value in copies(proto.graph.value_info)}
+        self._defaults = take_defaults(proto)
+        simplify_types(proto.graph)
         self.gs: gs.Graph = gs.import_onnx(proto)
         self._names: set[str] | None = None  # collected when the first new name is asked for
         self._counter = 0
@@ -78,6 +82,8 @@ class Graph:
         """Returns an unused name for a node or value that starts with ``stem``."""
         if self._names is None:
             self._names = set(self.gs.tensors()) | {node.name for node in self.gs.nodes}
+            for kept in self._kept.values():
+                self._names.update(names_inside(kept.proto))
         name = stem
         while name in self._names:
             self._counter += 1
@@ -89,6 +95,15 @@ class Graph:
         """Appends a node; `finish` puts it in order."""
         self.gs.nodes.append(node)
 
+    def is_captured(self, tensor: gs.Tensor) -> bool:
+        """True if the body of a control-flow node reads the value by its name."""
+        for consumer in tensor.outputs:
+            kept = self._kept.get(consumer.name)
+            captured = [] if kept is None or kept.inputs is None else consumer.inputs[kept.inputs :]
+            if any(value is tensor for value in captured):
+                return True
+        return False
+
     def finish(self) -> ModelProto:
         """Removes dead nodes, orders the rest and returns the model as a new shell."""
         _drop_dead(self.gs)
@@ -97,14 +112,10 @@ class Graph:
         result = ModelProto()
         result.CopyFrom(self._header)
         result.graph.CopyFrom(proto.graph)
-        _restore_graph_header(result.graph, self._graph_header)
-        for target, kept in zip((result.graph.input, result.graph.output), self._io, strict=True):
-            by_name = {value.name: value for value in kept}
-            values = [by_name.get(value.name, value) for value in target]
-            del target[:]
-            target.extend(values)
+        restore_graph_header(result.graph, self._graph_header)
+        restore_values(result.graph, self._io, self._values, self._defaults)
         for node in result.graph.node:
-            _attach(node, self._kept.get(node.name))
+            attach(node, self._kept.get(node.name))
         result.functions.extend(self.functions)
         _import_domains(result)
         return result
@@ -114,21 +125,22 @@ def name_nodes(graph: GraphProto) -> None:
     """Gives every node of the main graph a unique name, keeping those that already have one."""
     taken = {node.name for node in graph.node if node.name}
     seen: set[str] = set()
+    counts: dict[str, int] = {}
     for node in graph.node:
         if node.name and node.name not in seen:
             seen.add(node.name)
             continue
         stem = node.name or f"{node.op_type}_{next(filter(None, node.output), 'node')}"
-        name, count = stem, 0
+        name = stem
         while name in taken:
-            count += 1
-            name = f"{stem}_{count}"
+            counts[stem] = counts.get(stem, 0) + 1
+            name = f"{stem}_{counts[stem]}"
         node.name = name
         taken.add(name)
         seen.add(name)
 
 
-def is_op(node: gs.Node | None, *op_types: str) -> bool:
+def is_op(node: gs.Node | None, *op_types: str) -> TypeGuard[gs.Node]:
     """True if the node is one of these operators of the standard domain."""
     return node is not None and node.op in op_types and not node.domain
 
@@ -138,69 +150,10 @@ def producer(tensor: gs.Tensor) -> gs.Node | None:
     return tensor.inputs[0] if tensor.inputs else None
 
 
-def captured_names(node: NodeProto) -> Iterator[str]:
-    """Yields the outer values that the bodies of a control-flow node read."""
-    for attribute in node.attribute:
-        bodies = [attribute.g] if attribute.type == AttributeProto.GRAPH else list(attribute.graphs)
-        for body in bodies:
-            yield from _free_names(body)
-
-
-def _free_names(graph: GraphProto) -> list[str]:
-    local = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
-    free: dict[str, None] = {}
-    for node in graph.node:
-        for name in (*node.input, *captured_names(node)):
-            if name and name not in local:
-                free[name] = None
-        local.update(node.output)
-    for value in graph.output:
-        if value.name not in local:
-            free[value.name] = None
-    return list(free)
-
-
 def _copy(proto: ModelProto) -> ModelProto:
     result = ModelProto()
     result.CopyFrom(proto)
     return result
-
-
-def _detach(node: NodeProto) -> _Kept:
-    kept = _Kept(node.doc_string, list(node.metadata_props))
-    bodies = [attribute for attribute in node.attribute if attribute.type in _GRAPH_ATTRIBUTES]
-    if bodies:
-        kept.inputs = len(node.input)
-        node.input.extend(dict.fromkeys(captured_names(node)))
-        kept.bodies = bodies
-        others = [attribute for attribute in node.attribute if attribute.type not in _GRAPH_ATTRIBUTES]
-        del node.attribute[:]
-        node.attribute.extend(others)
-    return kept
-
-
-def _attach(node: NodeProto, kept: _Kept | None) -> None:
-    if kept is None:
-        return
-    if kept.doc_string:  # an empty one would still be written
-        node.doc_string = kept.doc_string
-    node.metadata_props.extend(kept.metadata)
-    node.attribute.extend(kept.bodies)
-    if kept.inputs is not None:
-        del node.input[kept.inputs :]
-
-
-def _graph_header(graph: GraphProto) -> GraphProto:
-    header = GraphProto(name=graph.name, doc_string=graph.doc_string)
-    header.metadata_props.extend(graph.metadata_props)
-    header.quantization_annotation.extend(graph.quantization_annotation)
-    return header
-
-
-def _restore_graph_header(graph: GraphProto, header: GraphProto) -> None:
-    graph.name, graph.doc_string = header.name, header.doc_string
-    graph.metadata_props.extend(header.metadata_props)
-    graph.quantization_annotation.extend(header.quantization_annotation)
 
 
 def _import_domains(proto: ModelProto) -> None:

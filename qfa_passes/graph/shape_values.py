@@ -33,6 +33,10 @@ class IntTensor:
         return () if self.scalar else (Dim.of(len(self.items)),)
 
 
+_INT32_MAX: Final = int(np.iinfo(np.int32).max)
+_ABSENT: Final = IntTensor((), scalar=False)
+"""Stands for an optional input that is not given."""
+
 Contents = Mapping[str, IntTensor]
 Shapes = Mapping[str, tuple[Dim, ...]]
 Rule = Callable[[gs.Node, list[IntTensor]], IntTensor | None]
@@ -52,8 +56,8 @@ def evaluate(node: gs.Node, contents: Contents, shapes: Shapes) -> IntTensor | N
     rule = _RULES.get(node.op)
     if rule is None:
         return None
-    operands = [contents[tensor.name] for tensor in node.inputs if tensor.name in contents]
-    if len(operands) != sum(bool(tensor.name) for tensor in node.inputs):
+    operands = [contents.get(tensor.name, _ABSENT) for tensor in node.inputs]
+    if any(operand is _ABSENT and tensor.name for operand, tensor in zip(operands, node.inputs, strict=True)):
         return None
     return rule(node, operands)
 
@@ -75,7 +79,7 @@ def _pairwise(combine: Callable[[Dim, Dim], Dim | None]) -> Rule:
     def rule(_: gs.Node, operands: list[IntTensor]) -> IntTensor | None:
         left, right = operands
         length = max(len(left.items), len(right.items))
-        if len(left.items) not in (1, length) or len(right.items) not in (1, length):
+        if len(left.items) not in (1, length) or len(right.items) not in (1, length) or not length:
             return None
         items = []
         for index in range(length):
@@ -92,8 +96,12 @@ def _pairwise(combine: Callable[[Dim, Dim], Dim | None]) -> Rule:
 
 def _quotient(left: Dim, right: Dim) -> Dim | None:
     if left.value is not None and right.value:
-        return Dim.of(int(left.value / right.value))  # C semantics: towards zero
-    return left.divide(right) or Dim.unknown()
+        magnitude = abs(left.value) // abs(right.value)  # C semantics: towards zero
+        return Dim.of(magnitude if (left.value < 0) == (right.value < 0) else -magnitude)
+    exact = left.divide(right)
+    if exact is None and left.non_negative and right.non_negative:
+        return Dim.unknown()  # symbols stand for non-negative numbers only
+    return exact
 
 
 def _equal(left: Dim, right: Dim) -> Dim | None:
@@ -106,7 +114,7 @@ def _equal(left: Dim, right: Dim) -> Dim | None:
 
 
 def _gather(node: gs.Node, operands: list[IntTensor]) -> IntTensor | None:
-    data, indices = operands
+    data, indices = operands[:2]
     numbers = _numbers(indices)
     if numbers is None or any(not -len(data.items) <= index < len(data.items) for index in numbers):
         return None
@@ -114,14 +122,13 @@ def _gather(node: gs.Node, operands: list[IntTensor]) -> IntTensor | None:
 
 
 def _slice(node: gs.Node, operands: list[IntTensor]) -> IntTensor | None:
-    data, *bounds = operands
-    numbers = [_numbers(bound) for bound in bounds]
-    if any(number is None or len(number) != 1 for number in numbers):
+    if len(operands) < 3 or operands[0].scalar:
         return None
-    start, end = numbers[0], numbers[1]
-    step = numbers[3] if len(numbers) > 3 else [1]
-    assert start is not None and end is not None and step is not None
-    return IntTensor(data.items[slice(start[0], end[0], step[0])], scalar=False)
+    start, end = _numbers(operands[1]), _numbers(operands[2])
+    step = _numbers(operands[4]) if len(operands) > 4 and operands[4] is not _ABSENT else [1]
+    if not (start and end and step) or max(len(start), len(end), len(step)) != 1 or not step[0]:
+        return None
+    return IntTensor(operands[0].items[slice(start[0], end[0], step[0])], scalar=False)
 
 
 def _concat(node: gs.Node, operands: list[IntTensor]) -> IntTensor | None:
@@ -129,7 +136,8 @@ def _concat(node: gs.Node, operands: list[IntTensor]) -> IntTensor | None:
 
 
 def _unsqueeze(node: gs.Node, operands: list[IntTensor]) -> IntTensor | None:
-    return IntTensor(operands[0].items, scalar=False) if operands[0].scalar else None
+    axes = node.attrs["axes"] if "axes" in node.attrs else operands[1].items
+    return IntTensor(operands[0].items, scalar=False) if operands[0].scalar and len(axes) == 1 else None
 
 
 def _squeeze(node: gs.Node, operands: list[IntTensor]) -> IntTensor | None:
@@ -141,8 +149,15 @@ def _same(node: gs.Node, operands: list[IntTensor]) -> IntTensor | None:
 
 
 def _cast(node: gs.Node, operands: list[IntTensor]) -> IntTensor | None:
-    integers = (np.int64, np.int32, np.bool_, 6, 7, 9)  # gs gives numpy types or ONNX codes
-    return operands[0] if node.attrs.get("to") in integers else None
+    target = node.attrs.get("to")  # a numpy type or an ONNX code
+    numbers = [item.value for item in operands[0].items]
+    if target in (np.bool_, 9):
+        if any(number is None for number in numbers):
+            return None
+        return IntTensor(tuple(Dim.of(int(number != 0)) for number in numbers), operands[0].scalar)
+    if target in (np.int32, 6) and any(number is not None and abs(number) > _INT32_MAX for number in numbers):
+        return None
+    return operands[0] if target in (np.int64, np.int32, 6, 7) else None
 
 
 def _reshape(node: gs.Node, operands: list[IntTensor]) -> IntTensor | None:
@@ -166,14 +181,10 @@ def _where(node: gs.Node, operands: list[IntTensor]) -> IntTensor | None:
     condition, yes, no = operands
     flags = _numbers(condition)
     length = max(len(tensor.items) for tensor in operands)
-    if flags is None:
+    if flags is None or not length or any(len(tensor.items) not in (1, length) for tensor in operands):
         return None
-    items = tuple(
-        (yes if flags[index % len(flags)] else no).items[
-            index % len((yes if flags[index % len(flags)] else no).items)
-        ]
-        for index in range(length)
-    )
+    chosen = ((yes if flags[index % len(flags)] else no).items for index in range(length))
+    items = tuple(source[index % len(source)] for index, source in enumerate(chosen))
     return IntTensor(items, all(tensor.scalar for tensor in operands))
 
 

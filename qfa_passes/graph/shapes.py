@@ -83,7 +83,8 @@ def _declared(tensor: gs.Tensor) -> Shape | None:
         return None
     dims = []
     for extent in tensor.shape:
-        if extent is None or extent == "" or (isinstance(extent, int) and extent < 0):
+        unnamed = isinstance(extent, str) and (not extent or extent.startswith("?"))
+        if extent is None or unnamed or (isinstance(extent, int) and extent < 0):
             dims.append(Dim.unknown())
         else:
             dims.append(Dim.of(extent if isinstance(extent, str) else int(extent)))
@@ -97,11 +98,12 @@ def _same(node: gs.Node, known: ShapeMap) -> Sequence[Shape | None]:
     return (known.shape(node.inputs[0]),)
 
 
-def broadcast(*shapes: Shape | None) -> Shape | None:
+def broadcast(*shapes: Shape | None, trust_names: bool = True) -> Shape | None:
     """The shape that numpy broadcasting gives, or None if a rank is not known.
 
-    Extents that meet are equal or 1 in every valid run, so where a named symbol meets an anonymous one the result
-    carries the name.
+    Extents that meet are equal or 1 in every valid run. Where a named symbol meets an anonymous one the result carries
+    the name unless ``trust_names`` is off: models do not count on a named extent being 1 to be stretched, except in
+    an Expand.
     """
     present = [shape for shape in shapes if shape is not None]
     if len(present) != len(shapes) or not present:
@@ -112,7 +114,7 @@ def broadcast(*shapes: Shape | None) -> Shape | None:
         extents = [shape[axis - rank + len(shape)] for shape in present if axis - rank + len(shape) >= 0]
         others = list(dict.fromkeys(extent for extent in extents if extent != 1))
         numbers = [extent for extent in others if extent.value is not None]
-        named = [extent for extent in others if extent.is_symbol]
+        named = [extent for extent in others if trust_names and extent.is_symbol]
         candidates = numbers or (named if len(named) == 1 else others)
         if not others:
             result.append(Dim.of(1))
@@ -145,8 +147,10 @@ def _reshape(node: gs.Node, known: ShapeMap) -> Sequence[Shape | None]:
     for position, item in enumerate(target.items):
         if item == 0 and keeps_zero:
             dims.append(shape[position] if shape is not None and position < len(shape) else Dim.unknown())
+        elif item == -1:
+            dims.append(None)
         else:
-            dims.append(None if item == -1 else item)
+            dims.append(item if item.non_negative else Dim.unknown())
     if None in dims:
         known_part = product(tuple(dim for dim in dims if dim is not None))
         rest = product(shape).divide(known_part) if shape is not None else None
@@ -158,7 +162,7 @@ def _expand(node: gs.Node, known: ShapeMap) -> Sequence[Shape | None]:
     target = known.content(node.inputs[1])
     if target is None:
         return (None,)
-    return (broadcast(known.shape(node.inputs[0]), target.items),)
+    return (broadcast(known.shape(node.inputs[0]), target.items, trust_names=False),)
 
 
 def _axes(node: gs.Node, known: ShapeMap, position: int = 1) -> list[int] | None:
@@ -189,6 +193,8 @@ def _squeeze(node: gs.Node, known: ShapeMap) -> Sequence[Shape | None]:
     shape, axes = known.shape(node.inputs[0]), _axes(node, known)
     if shape is None or axes is None:
         return (None,)
+    if not axes and any(dim.value is None for dim in shape):
+        return (None,)  # which symbols are 1 is a matter of the run
     gone = {axis % len(shape) for axis in axes} or {axis for axis, dim in enumerate(shape) if dim == 1}
     return (tuple(dim for axis, dim in enumerate(shape) if axis not in gone),)
 
@@ -253,7 +259,7 @@ def _sliced(extent: Dim, start: Dim | None, end: Dim | None) -> Dim:
 
 def _split(node: gs.Node, known: ShapeMap) -> Sequence[Shape | None]:
     shape = known.shape(node.inputs[0])
-    if shape is None:
+    if shape is None or "split" in node.attrs:
         return [None] * len(node.outputs)
     axis = int(node.attrs.get("axis", 0)) % len(shape)
     sizes = known.content(node.inputs[1]) if len(node.inputs) > 1 and node.inputs[1].name else None
@@ -269,6 +275,8 @@ def _reduce(node: gs.Node, known: ShapeMap) -> Sequence[Shape | None]:
     shape, axes = known.shape(node.inputs[0]), _axes(node, known)
     if shape is None or axes is None:
         return (None,)
+    if not axes and node.attrs.get("noop_with_empty_axes", 0):
+        return (shape,)
     gone = {axis % len(shape) for axis in axes} or set(range(len(shape)))
     keep = node.attrs.get("keepdims", 1)
     dims = [Dim.of(1) if axis in gone else dim for axis, dim in enumerate(shape) if keep or axis not in gone]
@@ -279,7 +287,8 @@ def _range(node: gs.Node, known: ShapeMap) -> Sequence[Shape | None]:
     start, limit, delta = (known.content(tensor) for tensor in node.inputs)
     if start is None or limit is None or delta is None or delta.items[0] != 1:
         return ((Dim.unknown(),),)
-    return ((limit.items[0] - start.items[0],),)
+    length = limit.items[0] - start.items[0]
+    return ((length if length.non_negative else Dim.unknown(),),)
 
 
 def _attention(node: gs.Node, known: ShapeMap) -> Sequence[Shape | None]:
@@ -289,19 +298,22 @@ def _attention(node: gs.Node, known: ShapeMap) -> Sequence[Shape | None]:
     return ((*query[:3], value[3]),)
 
 
+_SAME_SHAPE: Final = """
+    Identity Cast CastLike Abs Neg Exp Log Sqrt Reciprocal Sin Cos Tanh Erf Sigmoid Relu Gelu Not IsNaN IsInf Softmax
+    LogSoftmax LayerNormalization RMSNormalization SimplifiedLayerNormalization RotaryEmbedding Clip Trilu CumSum Round
+    Floor Ceil Sign QuantizeLinear DequantizeLinear Dropout Elu LeakyRelu HardSwish Softplus Mish GroupNormalization
+    InstanceNormalization BatchNormalization
+"""
+_BROADCAST: Final = """
+    Add Sub Mul Div Pow Where And Or Xor Equal Less LessOrEqual Greater GreaterOrEqual Max Min Mod Sum Mean PRelu
+    BitwiseAnd BitwiseOr
+"""
+_REDUCE: Final = "ReduceMean ReduceSum ReduceMax ReduceMin ReduceProd ReduceL2"
+
 _RULES: Final[dict[str, Rule]] = {
-    **dict.fromkeys(
-        "Identity Cast CastLike Abs Neg Exp Log Sqrt Reciprocal Sin Cos Tanh Erf Sigmoid Relu Gelu Not IsNaN IsInf "
-        "Softmax LogSoftmax LayerNormalization RMSNormalization SimplifiedLayerNormalization RotaryEmbedding Clip "
-        "Trilu CumSum Round Floor Ceil Sign QuantizeLinear DequantizeLinear Dropout Elu LeakyRelu HardSwish "
-        "Softplus Mish GroupNormalization InstanceNormalization BatchNormalization".split(),
-        _same,
-    ),
-    **dict.fromkeys(
-        "Add Sub Mul Div Pow Where And Or Xor Equal Less LessOrEqual Greater GreaterOrEqual Max Min Mod Sum Mean "
-        "PRelu BitwiseAnd BitwiseOr".split(),
-        _elementwise,
-    ),
+    **dict.fromkeys(_SAME_SHAPE.split(), _same),
+    **dict.fromkeys(_BROADCAST.split(), _elementwise),
+    **dict.fromkeys(_REDUCE.split(), _reduce),
     "Transpose": _transpose,
     "Reshape": _reshape,
     "Expand": _expand,
@@ -310,7 +322,6 @@ _RULES: Final[dict[str, Rule]] = {
     "Concat": _concat,
     "MatMul": _matmul,
     "Gather": _gather,
-    **dict.fromkeys("ReduceMean ReduceSum ReduceMax ReduceMin ReduceProd ReduceL2".split(), _reduce),
     "Slice": _slice,
     "Split": _split,
     "Range": _range,
