@@ -59,8 +59,8 @@ def comparison_rows(comparison: ModelComparison) -> list[Row]:
         rows.append(
             Row(
                 "perplexity",
-                f"{language.perplexity_a:.4g}",
-                f"{language.perplexity_b:.4g}",
+                f"{language.perplexity_a:#.4g}",
+                f"{language.perplexity_b:#.4g}",
                 f"{language.change:+.2%} (95 % confidence {language.change_low:+.2%} .. "
                 f"{language.change_high:+.2%}, {language.tokens} tokens)",
             )

@@ -50,7 +50,7 @@ def judge(
         graded.append(
             (
                 _grade(abs(change), limits.perplexity),
-                f"perplexity {language.perplexity_a:.4g} -> {language.perplexity_b:.4g} "
+                f"perplexity {language.perplexity_a:#.4g} -> {language.perplexity_b:#.4g} "
                 f"({change:+.2%}; passes below {limits.perplexity[0]:.0%}, "
                 f"fails from {limits.perplexity[1]:.0%})",
             )
