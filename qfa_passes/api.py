@@ -204,12 +204,16 @@ def doctor() -> DoctorReport:
 
 def _check_numbers(options: Options) -> None:
     if not options.max_error >= 0:
-        raise UsageError(f"max_error is {options.max_error}", hint="give a number that is not negative")
+        raise UsageError(
+            f"max_error is {options.max_error}", hint="give a number that is not negative"
+        )
     if options.seed < 0:
         raise UsageError(f"seed is {options.seed}", hint="give a number that is not negative")
     if options.external_data not in get_args(ExternalData):
         words = ", ".join(get_args(ExternalData))
-        raise UsageError(f"external_data is '{options.external_data}'", hint=f"choose one of: {words}")
+        raise UsageError(
+            f"external_data is '{options.external_data}'", hint=f"choose one of: {words}"
+        )
     static = options.scale_mode is ScaleMode.STATIC and options.plan is None
     if static and options.rotation is Rotation.HADAMARD:
         raise UsageError(

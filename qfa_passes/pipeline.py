@@ -133,7 +133,8 @@ class Run:
         if self.options.require_match and not any(entry.quantized for entry in plan.sites):
             raise NothingMatchedError(
                 f"no attention was fused in '{self.report.source}'",
-                why="; ".join(dict.fromkeys(site.reason for site in self.report.sites)) or "it has none",
+                why="; ".join(dict.fromkeys(site.reason for site in self.report.sites))
+                or "it has none",
                 hint="run `inspect` to see what was found",
             )
         if output is not None and not self.options.dry_run:
@@ -170,7 +171,10 @@ class Run:
         """Whether the model must be run: to measure, or for steps that calibration alone can find."""
         if self.options.stop_after is StopAfter.NORMALIZE or not sites:
             return self.options.verify is VerifyLevel.FULL
-        steps = self.options.scale_mode is ScaleMode.STATIC or self.options.stop_after is StopAfter.REWRITE
+        steps = (
+            self.options.scale_mode is ScaleMode.STATIC
+            or self.options.stop_after is StopAfter.REWRITE
+        )
         return self.options.verify is not VerifyLevel.OFF or self.data is not None or steps
 
     def _calibrate(self, normal: LoadedModel, sites: list[AttentionSite]) -> None:
@@ -181,10 +185,13 @@ class Run:
                 "no calibration data: sites are verified on seeded random inputs; give --calib for real ones"
             )
             if self.options.scale_mode is ScaleMode.STATIC and self.options.plan is None:
-                self.report.warnings.append("static steps come from random inputs and will not fit real ones")
+                self.report.warnings.append(
+                    "static steps come from random inputs and will not fit real ones"
+                )
         if not data.feeds:
             raise InvalidDataError(
-                f"the calibration data ({data.label}) holds no sample", hint="give at least one, or no data at all"
+                f"the calibration data ({data.label}) holds no sample",
+                hint="give at least one, or no data at all",
             )
         self.report.data = data.label
         self._statistics = {site.name: SiteStatistics(site) for site in sites}
@@ -236,7 +243,12 @@ class Run:
             options = options[:1]
         for candidate in options:
             plan = draft_plan(
-                self.source.digest, sites, self._statistics, candidate, self.options.attention, self.options.scale_mode
+                self.source.digest,
+                sites,
+                self._statistics,
+                candidate,
+                self.options.attention,
+                self.options.scale_mode,
             )
             measured.append((candidate, plan, self._measure(normal, sites, plan)))
         return choose(measured)
@@ -254,7 +266,9 @@ class Run:
             if entry is None or not entry.quantized:
                 continue
             replay = replay_model(site, entry, plan.k_mean(entry), self._runs[0], opset)
-            errors[site.name] = measure_site(site, replay, self._runs, library=self._library is not None)
+            errors[site.name] = measure_site(
+                site, replay, self._runs, library=self._library is not None
+            )
         return errors
 
     def _rewrite(self, normal: LoadedModel, plan: Plan, sites: list[AttentionSite]) -> LoadedModel:
@@ -281,12 +295,19 @@ class Run:
         chosen: list[tuple[AttentionSite, SitePlan]] = []
         for site in find_sites(graph):
             entry = plan.site(site.name) if isinstance(site, AttentionSite) else None
-            if isinstance(site, AttentionSite) and site.quantized and entry is not None and entry.quantized:
+            if (
+                isinstance(site, AttentionSite)
+                and site.quantized
+                and entry is not None
+                and entry.quantized
+            ):
                 chosen.append((site, entry))
         shifts = {site.name: plan.k_mean(entry) for site, entry in chosen}
         k_means = {name: shift for name, shift in shifts.items() if shift is not None}
         run_passes(graph, [FuseAttention(chosen, k_means)])
-        lost = {entry.name for entry in plan.sites if entry.quantized} - {site.name for site, _ in chosen}
+        lost = {entry.name for entry in plan.sites if entry.quantized} - {
+            site.name for site, _ in chosen
+        }
         if not chosen:
             return quantized, lost
         proto = graph.finish()
@@ -295,7 +316,8 @@ class Run:
         if self.data is not None and self.data.digest:
             onnx.helper.set_model_props(
                 proto,
-                {entry.key: entry.value for entry in proto.metadata_props} | {CALIBRATION_KEY: self.data.digest},
+                {entry.key: entry.value for entry in proto.metadata_props}
+                | {CALIBRATION_KEY: self.data.digest},
             )
         return quantized.replace_proto(typed(proto)), lost
 
@@ -303,7 +325,9 @@ class Run:
         if self.options.verify is VerifyLevel.OFF or not self._runs:
             return
         if self.options.verify is VerifyLevel.FULL:
-            stages: list[tuple[str, Callable[[], LoadedModel]]] = [("raise-opset", lambda: normalize(self.source, ()))]
+            stages: list[tuple[str, Callable[[], LoadedModel]]] = [
+                ("raise-opset", lambda: normalize(self.source, ()))
+            ]
             for count, graph_pass in enumerate(NORMALIZE, start=1):
                 stages.append((graph_pass.name, partial(normalize, self.source, NORMALIZE[:count])))
             check_exact(run_outputs(self.source, self._feeds), self._feeds, stages)
@@ -357,14 +381,20 @@ class Run:
 
 def describe(site: AttentionSite) -> str:
     """Heads, channels and mask in a few words, e.g. ``GQA 9:3, D 64, causal``."""
-    kind = "MHA" if site.kv_num_heads == site.num_heads else "MQA" if site.kv_num_heads == 1 else "GQA"
+    kind = (
+        "MHA" if site.kv_num_heads == site.num_heads else "MQA" if site.kv_num_heads == 1 else "GQA"
+    )
     heads = f"{site.num_heads}" if kind == "MHA" else f"{site.num_heads}:{site.kv_num_heads}"
-    channels = f"D {site.qk_channels}" + (f"/{site.v_channels}" if site.v_channels != site.qk_channels else "")
+    channels = f"D {site.qk_channels}" + (
+        f"/{site.v_channels}" if site.v_channels != site.qk_channels else ""
+    )
     return f"{kind} {heads}, {channels}, {site.mask.describe()}"
 
 
 def _exempted(plan: Plan, reasons: Mapping[str, str]) -> Plan:
     """The plan with some sites left in float, with the reason."""
     others = tuple(entry for entry in plan.sites if entry.name not in reasons)
-    left = tuple(SitePlan(name, AttentionFormat.NONE, exempt=reason) for name, reason in reasons.items())
+    left = tuple(
+        SitePlan(name, AttentionFormat.NONE, exempt=reason) for name, reason in reasons.items()
+    )
     return replace(plan, sites=others + left)

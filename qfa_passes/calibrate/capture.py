@@ -16,7 +16,11 @@ Array = npt.NDArray[Any]
 
 
 def capture(
-    model: LoadedModel, names: Sequence[str], feeds: Iterable[Mapping[str, Array]], *, threads: int | None = None
+    model: LoadedModel,
+    names: Sequence[str],
+    feeds: Iterable[Mapping[str, Array]],
+    *,
+    threads: int | None = None,
 ) -> Iterator[dict[str, Array]]:
     """Runs a model and yields the asked-for values of each run, one run at a time.
 
@@ -38,14 +42,20 @@ def capture(
         for tensor in model.proto.graph.initializer
         if tensor.name in names and not tensor.external_data
     }
-    computed = [name for name in dict.fromkeys(names) if name not in inputs and name not in constants]
-    session = create_session(_exposing(model, computed), use_library=False, threads=threads, prepack=False)
+    computed = [
+        name for name in dict.fromkeys(names) if name not in inputs and name not in constants
+    ]
+    session = create_session(
+        _exposing(model, computed), use_library=False, threads=threads, prepack=False
+    )
     for number, feed in enumerate(feeds):
         try:
             values = session.run(computed, dict(feed)) if computed else []
         except Exception as error:  # ONNX Runtime's exceptions share no other base class
             shapes = ", ".join(f"{name} {array.shape}" for name, array in feed.items())
-            raise explain_failure(f"the float model failed on run {number} ({shapes})", error) from error
+            raise explain_failure(
+                f"the float model failed on run {number} ({shapes})", error
+            ) from error
         found: dict[str, Array] = dict(zip(computed, map(np.asarray, values), strict=True))
         found |= {name: constants[name] for name in names if name in constants}
         found |= {name: np.asarray(feed[name]) for name in names if name in inputs}

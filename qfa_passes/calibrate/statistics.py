@@ -43,7 +43,9 @@ class SiteStatistics:
         Raises:
             InvalidDataError: Q, K or V holds NaN or infinity.
         """
-        for letter, operand in zip("qkv", (self.site.query, self.site.key, self.site.value), strict=True):
+        for letter, operand in zip(
+            "qkv", (self.site.query, self.site.key, self.site.value), strict=True
+        ):
             array = values[operand.tensor]
             peak = float(np.max(np.abs(array), initial=0.0))
             if not np.isfinite(peak):
@@ -64,7 +66,9 @@ class SiteStatistics:
 
     def k_mean(self) -> npt.NDArray[np.float32] | None:
         """Mean key per head and channel, (Hkv, D); None before the first run."""
-        return None if self.key_sum is None else (self.key_sum / max(self.keys, 1)).astype(np.float32)
+        return (
+            None if self.key_sum is None else (self.key_sum / max(self.keys, 1)).astype(np.float32)
+        )
 
 
 def canonical(values: Mapping[str, Array], operand: Operand) -> Array:

@@ -1,0 +1,1 @@
+"""Q/DQ graph -> QuantFlashAttention nodes and their function body."""

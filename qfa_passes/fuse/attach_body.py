@@ -24,7 +24,9 @@ def attach_body(proto: ModelProto, channels: int | None) -> int:
         Number of nodes served; without any, a body that is left over is removed.
     """
     nodes = [node for node in proto.graph.node if is_fused(node)]
-    stale = [function for function in proto.functions if (function.domain, function.name) == _IDENTITY]
+    stale = [
+        function for function in proto.functions if (function.domain, function.name) == _IDENTITY
+    ]
     for function in stale:
         proto.functions.remove(function)
     if not nodes:

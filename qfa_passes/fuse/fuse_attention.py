@@ -24,7 +24,8 @@ from qfa_passes.graph.ir import Graph
 class FuseAttention(GraphPass):
     """Replaces each planned block by the operator.
 
-    Before: ``s = MatMul(q, kt)``, ``m = Mul(s, scale)``, ``a = Add(m, mask)``, ``p = Softmax(a)``, ``o = MatMul(p, v)``.
+    Before: ``s = MatMul(q, kt)``, ``m = Mul(s, scale)``, ``a = Add(m, mask)``, ``p = Softmax(a)``,
+    ``o = MatMul(p, v)``.
     After: ``o = ai.qfa.QuantFlashAttention<num_heads, kv_num_heads, scale, ...>(q, k, v, , mask)``.
     """
 
@@ -58,9 +59,15 @@ def fuse_site(
     }
     inputs.update(lower_masks(graph, tensors, site))
     if plan.scale_mode is ScaleMode.STATIC:
-        for name, operand in (("q_scale", site.query), ("k_scale", site.key), ("v_scale", site.value)):
+        for name, operand in (
+            ("q_scale", site.query),
+            ("k_scale", site.key),
+            ("v_scale", site.value),
+        ):
             steps = np.array(operand.scale, dtype=np.float32)
-            inputs[name] = constant(graph, f"{site.name}/{name}", steps.reshape(()) if steps.size == 1 else steps)
+            inputs[name] = constant(
+                graph, f"{site.name}/{name}", steps.reshape(()) if steps.size == 1 else steps
+            )
     if k_mean is not None:
         inputs["k_mean"] = constant(graph, f"{site.name}/k_mean", k_mean.astype(np.float32))
     node = gs.Node(
@@ -88,7 +95,9 @@ def with_scales(site: AttentionSite, scales: StaticScales | None) -> AttentionSi
     )
 
 
-def _operand(graph: Graph, tensors: Mapping[str, gs.Tensor], operand: Operand, stem: str) -> gs.Tensor:
+def _operand(
+    graph: Graph, tensors: Mapping[str, gs.Tensor], operand: Operand, stem: str
+) -> gs.Tensor:
     tensor = tensors[operand.tensor]
     if operand.perm is None:
         return tensor

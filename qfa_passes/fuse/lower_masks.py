@@ -14,7 +14,9 @@ from qfa_passes.graph.ir import Graph
 _BIAS_TYPES = (np.dtype(np.float32), np.dtype(np.float16))
 
 
-def lower_masks(graph: Graph, tensors: Mapping[str, gs.Tensor], site: AttentionSite) -> dict[str, gs.Tensor]:
+def lower_masks(
+    graph: Graph, tensors: Mapping[str, gs.Tensor], site: AttentionSite
+) -> dict[str, gs.Tensor]:
     """Appends the nodes that combine a site's mask terms; returns the operator inputs that carry them."""
     masks: list[gs.Tensor] = []
     biases: list[gs.Tensor] = []

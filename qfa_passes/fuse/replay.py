@@ -42,7 +42,9 @@ def replay_model(
     """
     inputs = [
         helper.make_tensor_value_info(
-            name, helper.np_dtype_to_tensor_dtype(examples[name].dtype), [None] * examples[name].ndim
+            name,
+            helper.np_dtype_to_tensor_dtype(examples[name].dtype),
+            [None] * examples[name].ndim,
         )
         for name in site_values(site)
     ]

@@ -107,7 +107,9 @@ def draft_plan(
 def _own_or(site: AttentionSite, found: StaticScales) -> StaticScales:
     """The steps of the model's own Q/DQ pairs, where it has any, else those found."""
     return StaticScales(
-        site.query.scale or found.query, site.key.scale or found.key, site.value.scale or found.value
+        site.query.scale or found.query,
+        site.key.scale or found.key,
+        site.value.scale or found.value,
     )
 
 

@@ -24,8 +24,8 @@ later, and 1.24 miscomputes pairs without zero point; uint8 around 128 holds the
 class InsertQdq(GraphPass):
     """Marks Q, K and V of each site with a Q/DQ pair of one static step.
 
-    Before: ``s = MatMul(q, kt)``. After: ``qq = QuantizeLinear(q, step, 128)``, ``qd = DequantizeLinear(qq, step, 128)``,
-    ``s = MatMul(qd, kt)``; likewise for K and V, each where the canonical (B, heads, rows, channels) value is.
+    Before: ``s = MatMul(q, kt)``.
+    After: ``qq = QuantizeLinear(q, step, 128)``, ``qd = DequantizeLinear(qq, step, 128)``, ``s = MatMul(qd, kt)``; likewise for K and V, each where the canonical (B, heads, rows, channels) value is.
     A float16 value is cast to float32 and back around its pair: QuantizeLinear takes float16 from opset 19 on only, and
     a small step would vanish in it.
     """
@@ -49,7 +49,13 @@ class InsertQdq(GraphPass):
             ):
                 if operand.scale is None:
                     step = float(np.max(steps))
-                    _insert(graph, nodes[operand.path[0]], tensors[operand.tensor], step, f"{site.name}/{letter}")
+                    _insert(
+                        graph,
+                        nodes[operand.path[0]],
+                        tensors[operand.tensor],
+                        step,
+                        f"{site.name}/{letter}",
+                    )
                     changes += 1
         return changes
 
@@ -74,7 +80,9 @@ def _insert(graph: Graph, consumer: gs.Node, tensor: gs.Tensor, step: float, ste
     scale = constant(graph, f"{stem}_scale", np.array(step, dtype=np.float32))
     zero = constant(graph, f"{stem}_zero_point", np.array(CENTRE, dtype=np.uint8))
     codes = emit(graph, "QuantizeLinear", [source, scale, zero], f"{stem}_quantize", dtype=np.uint8)
-    back = emit(graph, "DequantizeLinear", [codes, scale, zero], f"{stem}_dequantize", dtype=np.float32)
+    back = emit(
+        graph, "DequantizeLinear", [codes, scale, zero], f"{stem}_dequantize", dtype=np.float32
+    )
     if half:
         back = _cast(graph, back, np.float16, f"{stem}_narrow")
     for position, value in enumerate(consumer.inputs):

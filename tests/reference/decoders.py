@@ -123,13 +123,19 @@ class Decoder:
             vr{i} = Reshape (vr{i}_many, merged_v)
         """
         head, rest = attention.split("[product", 1)
-        rest = rest.replace(f"(q{i}, k{i})", f"(q{i}, kr{i})").replace(f"(p{i}, v{i})", f"(p{i}, vr{i})")
+        rest = rest.replace(f"(q{i}, k{i})", f"(q{i}, kr{i})").replace(
+            f"(p{i}, v{i})", f"(p{i}, vr{i})"
+        )
         return head + repeat + "[product" + rest
 
     def _weights(self, seed: int) -> dict[str, npt.NDArray]:
         rng = np.random.default_rng(seed)
         kind = np.float16 if self.dtype == "float16" else np.float32
-        width, kv_width, group = self.width, self.kv_heads * self.channels, self.heads // self.kv_heads
+        width, kv_width, group = (
+            self.width,
+            self.kv_heads * self.channels,
+            self.heads // self.kv_heads,
+        )
         weights: dict[str, npt.NDArray] = {}
         for i in range(self.layers):
             for name, columns, gain in (

@@ -1,0 +1,143 @@
+"""Sites that must stay in float do, in the saved model and in the report."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import ModelProto, numpy_helper
+
+from qfa_passes import api
+from qfa_passes.errors import NothingMatchedError, UsageError
+from tests.end_to_end.outcomes import (
+    float_outputs,
+    fused_count,
+    operators,
+    outputs,
+    statuses,
+    worst,
+)
+from tests.reference.decoders import Decoder
+
+DECODER = Decoder(layers=3)
+
+
+def outlier_model(layer: int) -> ModelProto:
+    """Returns the decoder with one channel of Q and K so large in a layer that int8 codes keep little of the rest."""
+    model = DECODER.model()
+    for tensor in model.graph.initializer:
+        if tensor.name in (f"wq{layer}", f"wk{layer}"):
+            matrix = numpy_helper.to_array(tensor).copy()
+            gain = 300.0 if tensor.name.startswith("wq") else 1.0
+            matrix[:, 3 :: DECODER.channels] *= gain
+            if tensor.name.startswith("wk"):
+                matrix[:, 3 :: DECODER.channels] /= 300.0
+            tensor.CopyFrom(numpy_helper.from_array(matrix, tensor.name))
+    return model
+
+
+def test_every_site_out_of_bound_is_restored(tmp_path: Path) -> None:
+    model = DECODER.model()
+    result = api.optimize(model, max_error=1e-9, output=tmp_path / "out.onnx")
+    assert statuses(result) == ["restored"] * 3
+    for site in result.report.sites:
+        assert site.bound == 1e-9
+        assert site.nmse is not None and site.nmse > 1e-9
+        assert "above the bound 1.0e-09" in site.reason
+    saved = onnx.load(tmp_path / "out.onnx")
+    assert operators(saved).count("Softmax") == 3
+    assert not {"QuantFlashAttention", "QuantizeLinear"} & set(operators(saved))
+    assert len(saved.functions) == 0
+    feed = DECODER.feeds()
+    assert worst(outputs(saved, feed, library=False), float_outputs(model, feed)) < 1e-9
+
+
+@pytest.mark.parametrize("stop_after", ["rewrite", "fuse"])
+def test_one_bad_site_is_restored_and_the_others_stay(stop_after: str, tmp_path: Path) -> None:
+    model = outlier_model(1)
+    result = api.optimize(model, rotate="none", stop_after=stop_after, output=tmp_path / "out.onnx")
+    saved = onnx.load(tmp_path / "out.onnx")
+    names = [node.name for node in saved.graph.node]
+    assert [site.status.value for site in result.report.sites][1] == "restored"
+    assert "attention_1" in names, "the softmax of the restored site is there"
+    assert not [name for name in names if name.startswith("attention_1/")]
+    kind = "QuantFlashAttention" if stop_after == "fuse" else "q_quantize"
+    assert [name for name in names if name.endswith(kind)] == [
+        f"attention_0/{kind}",
+        f"attention_2/{kind}",
+    ]
+    onnx.checker.check_model(saved, full_check=True)
+    feed = DECODER.feeds()
+    error = worst(outputs(saved, feed, library=stop_after == "fuse"), float_outputs(model, feed))
+    assert error < (1e-3 if stop_after == "fuse" else 5e-3)
+
+
+def test_measured_error_is_that_of_the_site() -> None:
+    """The report's figure agrees with one made by hand: fuse one site alone and look at its output."""
+    decoder = Decoder(layers=1)
+    model = decoder.model()
+    model.graph.output.append(onnx.ValueInfoProto(name="o0"))
+    result = api.optimize(model, rotate="none", seed=3)
+    from qfa_passes.verify.seeded import seeded_data
+
+    errors, signal = 0.0, 0.0
+    for feed in seeded_data(decoder.model(), seed=3, samples=2).feeds:
+        wanted = float_outputs(model, feed)[1].astype(np.float64)
+        got = outputs(result.model, feed)[1]
+        errors += float(np.sum((got - wanted) ** 2))
+        signal += float(np.sum(wanted**2))
+    assert result.report.sites[0].nmse == pytest.approx(errors / signal, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("exclude", "wanted"),
+    [
+        ("attention_[02]", ["exempt", "fused", "exempt"]),
+        (["_0$", "_1$"], ["exempt", "exempt", "fused"]),
+        (["nothing"], ["fused", "fused", "fused"]),
+        ("", ["exempt", "exempt", "exempt"]),
+    ],
+)
+def test_excluded_sites_stay_in_float(exclude: str | list[str], wanted: list[str]) -> None:
+    result = api.optimize(DECODER.model(), exclude=exclude)
+    assert statuses(result) == wanted
+    assert fused_count(result.model) == wanted.count("fused")
+    assert operators(result.model).count("Softmax") == wanted.count("exempt")
+    for site in result.report.sites:
+        assert site.reason == ("excluded by name" if site.status == "exempt" else "")
+
+
+def test_exclude_that_is_no_regular_expression() -> None:
+    with pytest.raises(UsageError, match=r"exclude pattern '\('"):
+        api.optimize(DECODER.model(), exclude="(")
+
+
+def test_attention_none_leaves_everything_in_float() -> None:
+    model = DECODER.model()
+    result = api.optimize(model, attention="none")
+    assert statuses(result) == ["exempt"] * 3
+    assert {site.reason for site in result.report.sites} == {"attention format is none"}
+    feed = DECODER.feeds()
+    assert worst(outputs(result.model, feed, library=False), float_outputs(model, feed)) < 1e-9
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"attention": "none"}, {"exclude": "attention"}, {"max_error": 0.0}],
+    ids=["attention none", "all excluded", "all restored"],
+)
+def test_require_match_fails_when_nothing_is_fused(options: dict[str, str], tmp_path: Path) -> None:
+    target = tmp_path / "out.onnx"
+    with pytest.raises(NothingMatchedError) as caught:
+        api.optimize(DECODER.model(), require_match=True, output=target, **options)
+    assert caught.value.exit_code == 3
+    assert not target.exists()
+    report = caught.value.report
+    assert report is not None
+    assert len(report.sites) == 3
+    assert report.sites[0].reason in str(caught.value)
+
+
+@pytest.mark.parametrize("stop_after", ["normalize", "rewrite", "fuse"])
+def test_require_match_is_content_with_what_was_asked_for(stop_after: str) -> None:
+    api.optimize(DECODER.model(), require_match=True, stop_after=stop_after)
