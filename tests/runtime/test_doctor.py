@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from qfa_passes.runtime import run_doctor
+from qfa_passes.runtime.doctor import run_doctor
 from qfa_passes.runtime.library import ENVIRONMENT_VARIABLE, get_library_path
 from qfa_passes.runtime.self_test import BOUND
 

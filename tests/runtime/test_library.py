@@ -3,6 +3,7 @@
 import platform
 import shutil
 import struct
+import subprocess
 import sys
 from pathlib import Path
 
@@ -115,3 +116,15 @@ def test_another_library(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(("name", "expected"), [("AMD64", "x86_64"), ("arm64", "aarch64")])
 def test_machine_names(name: str, expected: str) -> None:
     assert canonical_machine(name) == expected
+
+
+def test_the_path_costs_no_heavy_import() -> None:
+    script = "import qfa_passes, sys; qfa_passes.get_library_path(); print(*sys.modules)"
+    result = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[2],
+    )
+    assert {"onnx", "onnxruntime", "numpy", "pydantic"}.isdisjoint(result.stdout.split())
