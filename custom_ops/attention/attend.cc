@@ -49,13 +49,15 @@ void attend(const Plan& plan, const Kernels& kernels, int64_t kv_head, int64_t q
   encode_queries(plan, kernels, rows, scratch, lanes.query_scale);
   const Averaging averaging = find_averaging(plan, rows, reach);
   for (int lane = 0; lane < kLanes; ++lane) {
-    if (averaging.lane[lane]) lanes.query_scale[lane] = 0.0f;
+    // A query that is not a number stays so.
+    const bool is_number = !isnan(lanes.query_scale[lane]);
+    if (averaging.lane[lane] && is_number) lanes.query_scale[lane] = 0.0f;
   }
 
   for (int64_t first = 0; first < reach.most; first += kKeyBlock) {
     const int64_t left = reach.most - first;
     const int64_t count = left < kKeyBlock ? left : kKeyBlock;
-    const TileKind kind = read_tile(plan, rows, averaging, first, count, scratch.tile);
+    const TileKind kind = read_tile(plan, kernels, rows, averaging, first, count, scratch);
     // Leaving a block out is neutral: its weights would all be zero, and it would keep everything.
     if (kind == TileKind::kHidden) continue;
 

@@ -8,17 +8,10 @@
 namespace qfa {
 namespace {
 
-// Times log2(e), a greater bias would overflow.
-constexpr float kGreatestBias = 0x1p126f;
-
 struct LaneSource {
   const char* mask;
   const char* bias;
   bool averages;
-};
-
-struct Summary {
-  bool any_seen, any_masked, any_bias;
 };
 
 int64_t bias_size(const qfa_attention& a) { return a.bias_dtype == QFA_FLOAT16 ? 2 : 4; }
@@ -39,6 +32,10 @@ LaneSource source_of(const qfa_attention& a, const QueryRows& rows, int lane, in
   return source;
 }
 
+bool same_source(const LaneSource& a, const LaneSource& b) {
+  return a.mask == b.mask && a.bias == b.bias && a.averages == b.averages;
+}
+
 float bias_at(const qfa_attention& a, const char* bias, int64_t j) {
   const char* element = bias + j * a.bias.strides[3] * bias_size(a);
   if (a.bias_dtype == QFA_FLOAT16) {
@@ -55,61 +52,44 @@ bool visible(const qfa_attention& a, const LaneSource& source, int64_t j) {
   return source.mask == nullptr || source.mask[j * a.mask.strides[3]] != 0;
 }
 
-// -inf where masked, otherwise the bias held within what the softmax can multiply. NaN stays.
-float entry_at(const qfa_attention& a, const LaneSource& source, int64_t j) {
-  if (!visible(a, source, j)) return -INFINITY;
-  if (source.bias == nullptr) return 0.0f;
-  const float bias = bias_at(a, source.bias, j);
-  if (bias <= kLowestBias) return source.averages && isfinite(bias) ? 0.0f : -INFINITY;
-  return bias > kGreatestBias && isfinite(bias) ? kGreatestBias : bias;
-}
-
 // Whole words of mask bytes at a time: most blocks are all visible or all masked.
-Summary summarize_bytes(const char* mask, int64_t count) {
-  Summary s = {false, false, false};
+void look_at_bytes(const char* mask, int64_t count, bool* any_seen, bool* any_masked) {
   int64_t j = 0;
   for (; j + 8 <= count; j += 8) {
     uint64_t word;
     memcpy(&word, mask + j, 8);
     constexpr uint64_t kOnes = 0x0101010101010101u, kHighs = 0x8080808080808080u;
-    const bool has_zero_byte = ((word - kOnes) & ~word & kHighs) != 0;
-    s.any_masked |= has_zero_byte;
-    s.any_seen |= word != 0;
+    *any_masked |= ((word - kOnes) & ~word & kHighs) != 0;  // holds a zero byte
+    *any_seen |= word != 0;
   }
-  for (; j < count; ++j) (mask[j] != 0 ? s.any_seen : s.any_masked) = true;
-  return s;
+  for (; j < count; ++j) *(mask[j] != 0 ? any_seen : any_masked) = true;
 }
 
-// Without branches, so that the compiler can take several at a time.
-Summary summarize_floats(const char* bias, int64_t count) {
-  int seen = 0, masked = 0, biased = 0;
-  for (int64_t j = 0; j < count; ++j) {
-    float value;
-    memcpy(&value, bias + 4 * j, 4);
-    const int low = value <= kLowestBias;
-    masked |= low;
-    seen |= !low;
-    biased |= !low & (value != 0.0f);
+// The kind of a block that has a mask of adjacent bytes and no bias, without looking at each key.
+TileKind kind_by_bytes(const LaneSource* sources, int lanes, int64_t count) {
+  bool any_seen = false, any_masked = false;
+  for (int lane = 0; lane < lanes && !(any_seen && any_masked); ++lane) {
+    if (lane > 0 && same_source(sources[lane], sources[lane - 1])) continue;
+    look_at_bytes(sources[lane].mask, count, &any_seen, &any_masked);
   }
-  return {seen != 0, masked != 0, biased != 0};
+  if (!any_seen) return TileKind::kHidden;
+  return any_masked ? TileKind::kMixed : TileKind::kPlain;
 }
 
-Summary summarize(const qfa_attention& a, const LaneSource& source, int64_t count) {
-  if (source.bias == nullptr && a.mask.strides[3] == 1) {
-    return summarize_bytes(source.mask, count);
+// Writes the biases of one lane, -inf where the mask hides the key.
+void expand(const qfa_attention& a, const Kernels& kernels, const LaneSource& source, int64_t count,
+            float* row) {
+  if (source.bias == nullptr) {
+    memset(row, 0, static_cast<size_t>(count) * sizeof(float));
+  } else if (a.bias.strides[3] == 1 && a.bias_dtype == QFA_FLOAT16) {
+    kernels.load_half_row(source.bias, nullptr, count, row);
+  } else {
+    for (int64_t j = 0; j < count; ++j) row[j] = bias_at(a, source.bias, j);
   }
-  const bool plain_bias = source.mask == nullptr && a.bias_dtype == QFA_FLOAT32 &&
-                          a.bias.strides[3] == 1 && !source.averages;
-  if (plain_bias) return summarize_floats(source.bias, count);
-  Summary s = {false, false, false};
   for (int64_t j = 0; j < count; ++j) {
-    const float entry = entry_at(a, source, j);
-    const bool masked = entry == -INFINITY;
-    s.any_masked |= masked;
-    s.any_seen |= !masked;
-    s.any_bias |= !masked && entry != 0.0f;
+    if (source.averages && row[j] <= kLowestBias && isfinite(row[j])) row[j] = 0.0f;
+    if (!visible(a, source, j)) row[j] = -INFINITY;
   }
-  return s;
 }
 
 }  // namespace
@@ -158,34 +138,42 @@ Averaging find_averaging(const Plan& plan, const QueryRows& rows, const Reach& r
   return averaging;
 }
 
-TileKind read_tile(const Plan& plan, const QueryRows& rows, const Averaging& averaging,
-                   int64_t first, int64_t count, float* tile) {
+TileKind read_tile(const Plan& plan, const Kernels& kernels, const QueryRows& rows,
+                   const Averaging& averaging, int64_t first, int64_t count,
+                   const WorkerScratch& scratch) {
   const qfa_attention& a = plan.request;
   if (a.mask.data == nullptr && a.bias.data == nullptr) return TileKind::kPlain;
 
   LaneSource sources[kLanes];
-  Summary all = {false, false, false};
   for (int lane = 0; lane < rows.count; ++lane) {
     sources[lane] = source_of(a, rows, lane, first, averaging.lane[lane]);
-    const LaneSource& s = sources[lane];
-    const bool same = lane > 0 && s.mask == sources[lane - 1].mask &&
-                      s.bias == sources[lane - 1].bias && s.averages == sources[lane - 1].averages;
-    if (same) continue;
-    const Summary one = summarize(a, s, count);
-    all.any_seen |= one.any_seen;
-    all.any_masked |= one.any_masked;
-    all.any_bias |= one.any_bias;
   }
-  if (!all.any_seen) return TileKind::kHidden;
-  if (!all.any_masked && !all.any_bias) return TileKind::kPlain;
+  if (a.bias.data == nullptr && a.mask.strides[3] == 1) {
+    const TileKind kind = kind_by_bytes(sources, rows.count, count);
+    if (kind != TileKind::kMixed) return kind;
+  }
 
-  memset(tile, 0, sizeof(float) * kKeyBlock * kLanes);
-  for (int lane = 0; lane < rows.count; ++lane) {
-    for (int64_t j = 0; j < count; ++j) {
-      tile[j * kLanes + lane] = entry_at(a, sources[lane], j);
+  const bool readable =
+      a.mask.data == nullptr && a.bias_dtype == QFA_FLOAT32 && a.bias.strides[3] == 1;
+  const void* bias_rows[kLanes];
+  for (int lane = 0; lane < kLanes; ++lane) {
+    float* row = scratch.bias_rows + lane * kKeyBlock;
+    if (lane >= rows.count) {
+      bias_rows[lane] = bias_rows[0];  // a lane without a query may see anything
+    } else if (readable && !sources[lane].averages) {
+      bias_rows[lane] = sources[lane].bias;
+    } else if (lane > 0 && same_source(sources[lane], sources[lane - 1])) {
+      bias_rows[lane] = bias_rows[lane - 1];
+    } else {
+      expand(a, kernels, sources[lane], count, row);
+      bias_rows[lane] = row;
     }
   }
-  return TileKind::kMixed;
+  const int vectors = rows.count > kVectorLanes ? 2 : 1;
+  const BiasSummary summary =
+      kernels.read_bias(bias_rows, vectors, static_cast<int>(count), scratch.tile);
+  if (!summary.any_seen) return TileKind::kHidden;
+  return summary.any_masked || summary.any_bias ? TileKind::kMixed : TileKind::kPlain;
 }
 
 }  // namespace qfa

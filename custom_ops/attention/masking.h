@@ -21,23 +21,20 @@ enum class TileKind {
   kMixed    // the tile tells
 };
 
-// Exporters mask with the lowest finite number as often as with -inf. A bias at or below
-// kLowestBias masks a key like -inf does, except in a row that has no other key to see: there the
-// bias swallows every score, so that the row is the plain mean of the values at those keys.
-inline constexpr float kLowestBias = -0x1p20f;
-
-// Lanes that hold such a row. Their scores count as zero.
+// Lanes whose row sees keys with biases at or below kLowestBias, and no others. Their scores count
+// as zero, and those biases too: the row is the plain mean of the values at those keys.
 struct Averaging {
   bool lane[kLanes];
 };
 
 Averaging find_averaging(const Plan& plan, const QueryRows& rows, const Reach& reach);
 
-// Classifies keys first..first + count - 1 by mask and bias alone, and fills tile[64][kLanes] when
-// they are mixed: what is added to each score, -inf where the key is masked. Reads no column
+// Classifies keys first..first + count - 1 by mask and bias alone. When they are mixed,
+// scratch.tile holds what is added to each score, -inf where the key is masked. Reads no column
 // beyond.
-TileKind read_tile(const Plan& plan, const QueryRows& rows, const Averaging& averaging,
-                   int64_t first, int64_t count, float* tile);
+TileKind read_tile(const Plan& plan, const Kernels& kernels, const QueryRows& rows,
+                   const Averaging& averaging, int64_t first, int64_t count,
+                   const WorkerScratch& scratch);
 
 }  // namespace qfa
 

@@ -54,6 +54,7 @@ WorkerScratch cut_worker(const Plan& p, Cutter& cutter) {
   w.codes = cutter.take<int8_t>(kKeyBlock * larger(p.code_stride, p.value_channels));
   w.queries = cutter.take<uint8_t>(p.code_stride * kLanes);
   w.scores = cutter.take<int32_t>(kKeyBlock * kLanes);
+  w.bias_rows = cutter.take<float>(kKeyBlock * kLanes);
   w.tile = cutter.take<float>(kKeyBlock * kLanes);
   w.weights = cutter.take<uint8_t>(kKeyBlock * kLanes);
   w.output = cutter.take<float>(p.value_channels * kLanes);

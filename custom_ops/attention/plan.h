@@ -45,7 +45,8 @@ struct WorkerScratch {
   int8_t* codes;     // [64][max(code_stride, value_channels)]
   uint8_t* queries;  // [code_stride / 4][kLanes][4]
   int32_t* scores;   // [64][kLanes]
-  float* tile;       // [64][kLanes] bias, -inf where masked
+  float* bias_rows;  // [kLanes][64] bias, -inf where masked
+  float* tile;       // [64][kLanes] the same by key
   uint8_t* weights;  // [16][kLanes][4]
   float* output;     // [value_channels][kLanes]
   float* rows;       // [kLanes][value_channels]

@@ -77,6 +77,23 @@ using transpose_codes_fn = void(const int8_t* rows, int64_t row_stride, int64_t 
 using scores_fn = void(const int8_t* keys, int64_t key_stride, int64_t groups,
                        const uint8_t* queries, int key_count, int vectors, int32_t* scores);
 
+// Exporters mask with the lowest finite number as often as with -inf: a bias at or below
+// kLowestBias masks a key like -inf does. Times log2(e), one above kGreatestBias would overflow.
+inline constexpr float kLowestBias = -0x1p20f;
+inline constexpr float kGreatestBias = 0x1p126f;
+
+// What the biases of a block hold.
+struct BiasSummary {
+  bool any_seen;    // one above kLowestBias, or NaN
+  bool any_masked;  // one at or below kLowestBias
+  bool any_bias;    // one that is seen and not 0
+};
+
+// tile[j][lane] = rows[lane][j] for j < count: -inf where masked, at most kGreatestBias where
+// finite; 0 for j from count to 64. Rows are floats that may be unaligned, one for each of the 16 *
+// vectors lanes.
+using read_bias_fn = BiasSummary(const void* const* rows, int vectors, int count, float* tile);
+
 // t = float(score + correction) * query_scale; u = fma(t, key_scale, value_log2);
 // with bias u = fma(bias, log2(e), u); masked entries are then replaced by -inf.
 // m = max of u; y = exp2(u - m), 0 below 2^-126; weight = low byte of fma(y, 255, 2^23);
@@ -112,6 +129,7 @@ inline constexpr float kSmallestScale = 0x1p-100f;
   X(quantize_row)                   \
   X(transpose_codes)                \
   X(scores)                         \
+  X(read_bias)                      \
   X(softmax)                        \
   X(accumulate)                     \
   X(finish_rows)                    \

@@ -5,7 +5,8 @@
 #include <math.h>
 #include <string.h>
 
-#include <type_traits>
+#include <memory>
+#include <vector>
 
 #include "amx_emulator.h"
 #include "check.h"
@@ -225,6 +226,41 @@ void test_kernel_store_half_row(store_half_row_fn* kernel, const char* name) {
     store_half_row_scalar(row.as<float>(), count, expected.data() + 1);
     CHECK_THAT(memcmp(got.data(), expected.data(), got.size()) == 0, "%s count %d", name,
                static_cast<int>(count));
+  }
+}
+
+void test_kernel_read_bias(read_bias_fn* kernel, const char* name) {
+  for (const int count : {1, 7, 8, 9, 16, 17, 40, 63, 64}) {
+    for (const int vectors : {1, 2}) {
+      for (int kind = 0; kind < 5; ++kind) {  // zeros, numbers, -inf, zeros and -inf, everything
+        Random random(static_cast<uint64_t>(kind + 10 * count));
+        std::vector<std::unique_ptr<Guarded>> buffers;
+        const void* rows[kLanes];
+        for (int lane = 0; lane < vectors * kVectorLanes; ++lane) {
+          buffers.push_back(std::make_unique<Guarded>(static_cast<size_t>(4 * count + 1)));
+          char* row = buffers.back()->data() + (kind == 1 ? 0 : 1);
+          for (int j = 0; j < count; ++j) {
+            const float everything[] = {0.0f,    -0.0f,    1.5f,      -3.4e38f,
+                                        3.4e38f, INFINITY, -INFINITY, NAN};
+            const float choices[] = {0.0f, random.normal(), -INFINITY,
+                                     random.below(2) != 0 ? 0.0f : -INFINITY,
+                                     everything[random.below(8)]};
+            memcpy(row + 4 * j, &choices[kind], 4);
+          }
+          rows[lane] = row;
+        }
+        Guarded got(kKeyBlock * kLanes * 4), expected(got.size());
+        const BiasSummary a = kernel(rows, vectors, count, got.as<float>());
+        const BiasSummary b = read_bias_scalar(rows, vectors, count, expected.as<float>());
+        bool equal =
+            a.any_seen == b.any_seen && a.any_masked == b.any_masked && a.any_bias == b.any_bias;
+        for (int j = 0; j < kKeyBlock; ++j) {
+          equal &= equal_floats(got.as<float>() + j * kLanes, expected.as<float>() + j * kLanes,
+                                vectors * kVectorLanes);
+        }
+        CHECK_THAT(equal, "%s count %d vectors %d kind %d", name, count, vectors, kind);
+      }
+    }
   }
 }
 

@@ -47,7 +47,8 @@ Problem draw(uint64_t seed) {
   if (random.below(3) == 0) {
     p.bias.resize(square);
     const uint32_t percent = random.below(101);
-    for (float& b : p.bias) b = random.below(100) < percent ? random.normal() : -INFINITY;
+    const float masking = random.below(2) != 0 ? -INFINITY : -3.4028235e38f;
+    for (float& b : p.bias) b = random.below(100) < percent ? random.normal() : masking;
   }
   if (random.below(4) == 0) {
     p.k_mean.resize(static_cast<size_t>(e.kv_heads * e.channels));

@@ -2,6 +2,7 @@
 # Builds and runs the kernel tests in the lanes that are named, or in all:
 #   plain    optimized
 #   asan     AddressSanitizer and UndefinedBehaviorSanitizer
+#   msan     MemorySanitizer (Clang; CLANG names the compiler, by default clang++)
 #   tsan     ThreadSanitizer, the threaded tests
 #   aarch64  64-bit ARM under qemu (Debian: g++-aarch64-linux-gnu qemu-user)
 #   valgrind automatic dispatch and memory under Valgrind, which hides AVX-512 and AMX
@@ -21,7 +22,7 @@ configure() { # lane, further options
   cmake --build "$build/$lane" -j "${JOBS:-2}" >/dev/null
 }
 
-for lane in ${*:-plain asan tsan aarch64 valgrind}; do
+for lane in ${*:-plain asan msan tsan aarch64 valgrind}; do
   echo "== $lane"
   case $lane in
     plain)
@@ -31,6 +32,10 @@ for lane in ${*:-plain asan tsan aarch64 valgrind}; do
     asan)
       configure asan -DQFA_SANITIZE=address,undefined
       ctest --test-dir "$build/asan" --output-on-failure
+      ;;
+    msan)
+      configure msan -DQFA_SANITIZE=memory -DCMAKE_CXX_COMPILER="${CLANG:-clang++}"
+      ctest --test-dir "$build/msan" --output-on-failure
       ;;
     tsan)
       configure tsan -DQFA_SANITIZE=thread

@@ -58,6 +58,25 @@ void scores_scalar(const int8_t* keys, int64_t key_stride, int64_t groups, const
   }
 }
 
+BiasSummary read_bias_scalar(const void* const* rows, int vectors, int count, float* tile) {
+  BiasSummary summary = {false, false, false};
+  memset(tile, 0, sizeof(float) * kKeyBlock * kLanes);
+  for (int lane = 0; lane < vectors * kVectorLanes; ++lane) {
+    for (int j = 0; j < count; ++j) {
+      float bias;
+      memcpy(&bias, static_cast<const char*>(rows[lane]) + 4 * j, 4);
+      const bool masked = bias <= kLowestBias;
+      summary.any_masked |= masked;
+      summary.any_seen |= !masked;
+      summary.any_bias |= !masked && bias != 0.0f;
+      if (masked) bias = -INFINITY;
+      if (bias > kGreatestBias && isfinite(bias)) bias = kGreatestBias;
+      tile[j * kLanes + lane] = bias;
+    }
+  }
+  return summary;
+}
+
 void softmax_scalar(const SoftmaxBlock& b) {
   memset(b.weights, 0, kKeyBlock * kLanes);
   for (int lane = 0; lane < b.vectors * kVectorLanes; ++lane) {

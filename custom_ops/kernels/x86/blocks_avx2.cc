@@ -99,34 +99,4 @@ void accumulate_avx2(const int8_t* values, int64_t channels, const uint8_t* weig
   }
 }
 
-void finish_rows_avx2(const float* output, int64_t channels, const float* factor, int vectors,
-                      float* rows) {
-  for (int lane = 0; lane < vectors * kVectorLanes; lane += kWidth) {
-    const __m256 by = _mm256_loadu_ps(factor + lane);
-    for (int64_t c = 0; c < channels; c += kWidth) {
-      __m256 x[8], y[8];
-      for (int i = 0; i < 8; ++i) {
-        const __m256 value = _mm256_loadu_ps(output + (c + i) * kLanes + lane);
-        x[i] = _mm256_add_ps(_mm256_mul_ps(value, by), _mm256_setzero_ps());
-      }
-      for (int i = 0; i < 8; i += 2) {
-        y[i] = _mm256_unpacklo_ps(x[i], x[i + 1]);
-        y[i + 1] = _mm256_unpackhi_ps(x[i], x[i + 1]);
-      }
-      for (int i = 0; i < 8; i += 4) {
-        x[i] = _mm256_shuffle_ps(y[i], y[i + 2], 0x44);
-        x[i + 1] = _mm256_shuffle_ps(y[i], y[i + 2], 0xee);
-        x[i + 2] = _mm256_shuffle_ps(y[i + 1], y[i + 3], 0x44);
-        x[i + 3] = _mm256_shuffle_ps(y[i + 1], y[i + 3], 0xee);
-      }
-      for (int i = 0; i < 4; ++i) {
-        _mm256_storeu_ps(rows + (lane + i) * channels + c,
-                         _mm256_permute2f128_ps(x[i], x[i + 4], 0x20));
-        _mm256_storeu_ps(rows + (lane + 4 + i) * channels + c,
-                         _mm256_permute2f128_ps(x[i], x[i + 4], 0x31));
-      }
-    }
-  }
-}
-
 }  // namespace qfa

@@ -76,31 +76,6 @@ void accumulate_into(const int8_t* values, int64_t channels, const uint8_t* weig
   }
 }
 
-// Transposes 16 x 16 floats held in 16 vectors.
-inline __attribute__((always_inline)) void transpose(__m512 (&x)[16]) {
-  __m512 y[16];
-  for (int i = 0; i < 16; i += 2) {
-    y[i] = _mm512_unpacklo_ps(x[i], x[i + 1]);
-    y[i + 1] = _mm512_unpackhi_ps(x[i], x[i + 1]);
-  }
-  for (int i = 0; i < 16; i += 4) {
-    x[i] = _mm512_shuffle_ps(y[i], y[i + 2], 0x44);
-    x[i + 1] = _mm512_shuffle_ps(y[i], y[i + 2], 0xee);
-    x[i + 2] = _mm512_shuffle_ps(y[i + 1], y[i + 3], 0x44);
-    x[i + 3] = _mm512_shuffle_ps(y[i + 1], y[i + 3], 0xee);
-  }
-  for (int i = 0; i < 4; ++i) {
-    for (int half = 0; half < 16; half += 8) {
-      y[half + i] = _mm512_shuffle_f32x4(x[half + i], x[half + 4 + i], 0x88);
-      y[half + 4 + i] = _mm512_shuffle_f32x4(x[half + i], x[half + 4 + i], 0xdd);
-    }
-  }
-  for (int i = 0; i < 8; ++i) {
-    x[i] = _mm512_shuffle_f32x4(y[i], y[8 + i], 0x88);
-    x[8 + i] = _mm512_shuffle_f32x4(y[i], y[8 + i], 0xdd);
-  }
-}
-
 }  // namespace
 
 void scores_avx512vnni(const int8_t* keys, int64_t key_stride, int64_t groups,
@@ -122,22 +97,6 @@ void accumulate_avx512vnni(const int8_t* values, int64_t channels, const uint8_t
   } else {
     (whole ? accumulate_into<2, true> : accumulate_into<2, false>)(values, channels, weights,
                                                                    key_count, keep, gain, output);
-  }
-}
-
-void finish_rows_avx512vnni(const float* output, int64_t channels, const float* factor, int vectors,
-                            float* rows) {
-  for (int lane = 0; lane < vectors * kVectorLanes; lane += kVectorLanes) {
-    const __m512 by = _mm512_loadu_ps(factor + lane);
-    for (int64_t c = 0; c < channels; c += 16) {
-      __m512 x[16];
-      for (int i = 0; i < 16; ++i) {
-        const __m512 value = _mm512_loadu_ps(output + (c + i) * kLanes + lane);
-        x[i] = _mm512_add_ps(_mm512_mul_ps(value, by), _mm512_setzero_ps());
-      }
-      transpose(x);
-      for (int i = 0; i < 16; ++i) _mm512_storeu_ps(rows + (lane + i) * channels + c, x[i]);
-    }
   }
 }
 
