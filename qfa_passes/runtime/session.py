@@ -40,6 +40,10 @@ _HINTS: Final = (
         "the model is newer than this ONNX Runtime; run: pip install --upgrade onnxruntime",
     ),
     (
+        "requires procfs",
+        "this ONNX Runtime reads weight files through /proc; mount it in the sandbox or chroot",
+    ),
+    (
         "Failed to allocate memory",
         "memory ran out; use shorter inputs or fewer threads",
     ),
