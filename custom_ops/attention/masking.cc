@@ -3,6 +3,8 @@
 #include <math.h>
 #include <string.h>
 
+#include <bit>
+
 #include "kernels/reference/half.h"
 
 namespace qfa {
@@ -76,6 +78,28 @@ TileKind kind_by_bytes(const LaneSource* sources, int lanes, int64_t count) {
   return any_masked ? TileKind::kMixed : TileKind::kPlain;
 }
 
+// Without branches: bytes of a mask follow no pattern that a processor could foresee.
+void hide_by_bytes(const char* mask, int64_t count, float* row) {
+  constexpr uint32_t kMinusInfinity = 0xff800000u;
+  for (int64_t j = 0; j < count; ++j) {
+    const uint32_t keep = mask[j] != 0 ? 0xffffffffu : 0u;
+    uint32_t bits = std::bit_cast<uint32_t>(row[j]);
+    bits = (bits & keep) | (kMinusInfinity & ~keep);
+    row[j] = std::bit_cast<float>(bits);
+  }
+}
+
+// Rows of a bias lie far apart, and each block takes a little of each: ask for the next piece
+// early.
+void prefetch(const LaneSource& source) {
+  constexpr int64_t kBlockBytes = kKeyBlock * sizeof(float), kLine = 64;
+  for (int64_t byte = 0; byte < kBlockBytes; byte += kLine) {
+    // As a number, because the address may lie beyond the tensor.
+    const uintptr_t ahead = reinterpret_cast<uintptr_t>(source.bias) + kBlockBytes + byte;
+    __builtin_prefetch(reinterpret_cast<const void*>(ahead));
+  }
+}
+
 // Writes the biases of one lane, -inf where the mask hides the key.
 void expand(const qfa_attention& a, const Kernels& kernels, const LaneSource& source, int64_t count,
             float* row) {
@@ -86,9 +110,15 @@ void expand(const qfa_attention& a, const Kernels& kernels, const LaneSource& so
   } else {
     for (int64_t j = 0; j < count; ++j) row[j] = bias_at(a, source.bias, j);
   }
-  for (int64_t j = 0; j < count; ++j) {
-    if (source.averages && row[j] <= kLowestBias && isfinite(row[j])) row[j] = 0.0f;
-    if (!visible(a, source, j)) row[j] = -INFINITY;
+  for (int64_t j = 0; source.averages && j < count; ++j) {
+    if (row[j] <= kLowestBias && isfinite(row[j])) row[j] = 0.0f;
+  }
+  if (source.mask != nullptr && a.mask.strides[3] == 1) {
+    hide_by_bytes(source.mask, count, row);
+  } else if (source.mask != nullptr) {
+    for (int64_t j = 0; j < count; ++j) {
+      if (!visible(a, source, j)) row[j] = -INFINITY;
+    }
   }
 }
 
@@ -162,6 +192,7 @@ TileKind read_tile(const Plan& plan, const Kernels& kernels, const QueryRows& ro
       bias_rows[lane] = bias_rows[0];  // a lane without a query may see anything
     } else if (readable && !sources[lane].averages) {
       bias_rows[lane] = sources[lane].bias;
+      prefetch(sources[lane]);
     } else if (lane > 0 && same_source(sources[lane], sources[lane - 1])) {
       bias_rows[lane] = bias_rows[lane - 1];
     } else {
