@@ -10,7 +10,7 @@ from qfa_passes.graph.ir import Graph
 from qfa_passes.graph.shapes import ShapeMap, infer_shapes
 
 
-class MatchFailure(Exception):
+class MatchFailure(Exception):  # noqa: N818 - not an error: it becomes a Refusal
     """A candidate that is not understood; becomes a Refusal.
 
     Args:
@@ -33,14 +33,14 @@ class MatchContext:
         shapes: Symbolic shapes.
         outputs: Names of the graph's outputs.
         tensors: All values by name.
-        mask_cache: Verdicts on masks by value name; layers share masks.
+        mask_cache: Verdicts on masks; layers share masks.
     """
 
     graph: Graph
     shapes: ShapeMap
     outputs: frozenset[str]
     tensors: dict[str, gs.Tensor]
-    mask_cache: dict[str, object] = field(default_factory=dict)
+    mask_cache: dict[object, object] = field(default_factory=dict)
 
     @staticmethod
     def of(graph: Graph) -> MatchContext:
@@ -58,5 +58,7 @@ class MatchContext:
         consumers = list({id(node): node for node in tensor.outputs}.values())
         if len(consumers) != 1:
             names = ", ".join(f"'{node.name}'" for node in consumers[:3]) or "nothing"
-            raise MatchFailure(f"the {role} ('{tensor.name}') is used by {len(consumers)} nodes ({names})")
+            raise MatchFailure(
+                f"the {role} ('{tensor.name}') is used by {len(consumers)} nodes ({names})"
+            )
         return consumers[0]

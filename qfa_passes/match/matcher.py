@@ -12,7 +12,9 @@ from qfa_passes.graph.ir import Graph, is_op, producer
 from qfa_passes.match import decomposed, standard
 from qfa_passes.match.context import MatchContext, MatchFailure
 
-_PATTERNS: Final[tuple[tuple[Callable[[gs.Node], bool], Callable[[MatchContext, gs.Node], AttentionSite]], ...]] = (
+_PATTERNS: Final[
+    tuple[tuple[Callable[[gs.Node], bool], Callable[[MatchContext, gs.Node], AttentionSite]], ...]
+] = (
     (decomposed.is_candidate, decomposed.read_decomposed),
     (standard.is_candidate, standard.read_standard),
 )

@@ -18,12 +18,22 @@ _ELEMENT_TYPES: Final = {
 _LARGEST_CHANNELS: Final = 1024
 
 
+def score_factor(scale: float, query: HeadsView, key: HeadsView) -> float:
+    """The factor on Q K^T, with what was multiplied into Q and K; raises MatchFailure if float32 cannot hold it."""
+    factor = scale * query.factor * key.factor
+    if not np.finfo(np.float32).tiny <= abs(factor) <= np.finfo(np.float32).max:
+        raise MatchFailure(f"the scores are scaled by {factor:g}")
+    return factor
+
+
 def element_type(tensor: gs.Tensor) -> int:
     """The ONNX element type of a float32 or float16 value; raises MatchFailure for others."""
     try:
         return int(_ELEMENT_TYPES[np.dtype(tensor.dtype)])
     except (KeyError, TypeError):
-        raise MatchFailure(f"'{tensor.name}' has type {tensor.dtype}, expected float32 or float16") from None
+        raise MatchFailure(
+            f"'{tensor.name}' has type {tensor.dtype}, expected float32 or float16"
+        ) from None
 
 
 def check_operands(
@@ -47,18 +57,24 @@ def check_operands(
         raise MatchFailure("the heads of Q are repeated")
     if value.heads != kv_heads:
         raise MatchFailure(f"K has {kv_heads} heads and V has {value.heads}")
-    repeated = key.heads * key.repeat
-    if heads % kv_heads or heads % repeated or not (grouped or repeated in (heads, 1)):
-        raise MatchFailure(f"{heads} query heads do not share {kv_heads} key/value heads evenly")
+    if not (heads and kv_heads and query.channels and value.channels):
+        raise MatchFailure("Q, K or V is empty")
+    for view in (key, value):
+        repeated = kv_heads * view.repeat
+        if heads % repeated or not (grouped or repeated in (heads, 1)):
+            raise MatchFailure(
+                f"{heads} query heads do not share {kv_heads} key/value heads evenly"
+            )
     if query.channels != key.channels:
         raise MatchFailure(f"Q has {query.channels} channels and K has {key.channels}")
     if max(query.channels, value.channels) > _LARGEST_CHANNELS:
         raise MatchFailure(f"more than {_LARGEST_CHANNELS} channels per head")
     for view, letter in ((key, "K"), (value, "V")):
-        if view.batch == 1 and query.batch != 1:
-            raise MatchFailure(f"{letter} has batch 1 and is broadcast over the batch of Q")
-    if value.factor != 1:
-        raise MatchFailure("V is scaled by a constant after its projection")
+        if view.batch != query.batch:
+            raise MatchFailure(
+                f"Q has batch {query.batch} and {letter} has batch {view.batch}, so that one may be"
+                " broadcast over the other"
+            )
     types = {element_type(context.tensors[view.operand.tensor]) for view in (query, key, value)}
     if len(types) != 1:
         raise MatchFailure("Q, K and V have different element types")

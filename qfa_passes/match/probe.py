@@ -1,13 +1,16 @@
-"""Evaluating the few nodes that make a mask, at several lengths and on several inputs, without running the model.
+"""Evaluating the few nodes that make a mask, at several lengths, without running the model.
 
 Everything that reads only the *shape* of a value is cut off and replaced by the symbolic shape under the probe's
-lengths; what remains is integer and boolean arithmetic on ranges and on integer inputs such as attention_mask.
+lengths; what remains is integer and boolean arithmetic on ranges. A mask that reads an input is not probed at all: no
+number of tries would tell what it does for other inputs. For the others `mask_bound` tells whether lengths as
+small as the probes' show everything that longer ones would.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
+from math import prod
 from typing import Final
 
 import numpy as np
@@ -18,45 +21,91 @@ from onnx.reference import ReferenceEvaluator
 from qfa_passes.graph.constants import constant_value
 from qfa_passes.graph.dims import Dim
 from qfa_passes.graph.ir import Graph, producer
-from qfa_passes.graph.shapes import ShapeMap
+from qfa_passes.graph.shapes import Shape, ShapeMap
+from qfa_passes.match.mask_bound import LARGEST_BOUND, mask_bound, symbols_of
 
-_LARGEST: Final = 400
-_LENGTHS: Final = ((1, 1), (2, 5), (1, 9), (2, 12))
-_INTEGER: Final = (np.dtype(np.int64), np.dtype(np.int32), np.dtype(np.bool_))
+_MOST_NODES: Final = 400
+_MOST_SYMBOLS: Final = 6
+_MOST_ELEMENTS: Final = 1 << 22
+_SHORT: Final = (1, 2, 3)
+_LONG: Final = 80
+_LONGER: Final = 97
+# Two boundaries whose coefficients and offset sum to LARGEST_BOUND at most cross, if at all, at an index below this.
+assert LARGEST_BOUND**2 // 2 < _LONG
+
+_UNREPEATABLE: Final = frozenset(
+    (
+        "RandomNormal",
+        "RandomNormalLike",
+        "RandomUniform",
+        "RandomUniformLike",
+        "Bernoulli",
+        "Multinomial",
+        "Dropout",
+    )
+)
 
 
 @dataclass(frozen=True, slots=True)
-class _Cone:
-    """The nodes that compute a value, cut at shapes, constants and integer inputs."""
+class Probe:
+    """The value of a mask in a run with S queries and T keys."""
+
+    value: npt.NDArray[np.generic]
+    queries: int
+    keys: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cone:
+    """The nodes that compute a value, cut at constants and at values whose content follows from lengths (shaped)."""
 
     nodes: list[gs.Node]
-    inputs: list[gs.Tensor]  # integer graph inputs
-    shaped: list[gs.Tensor]  # values whose content follows from lengths
+    shaped: list[gs.Tensor]
+    constants: list[gs.Tensor]
 
 
-def probe_values(
-    graph: Graph, shapes: ShapeMap, tensor: gs.Tensor, extents: Sequence[Dim]
-) -> Iterator[tuple[npt.NDArray[np.generic], tuple[int, int]]] | None:
-    """Evaluates ``tensor`` in several runs.
-
-    Returns:
-        Pairs of (value, numbers for ``extents``), or None if the value depends on more than lengths and integer inputs.
-    """
-    constant = constant_value(tensor)
-    if constant is not None and constant.ndim >= 2:
-        return None  # a table of one fixed length says nothing about other lengths
+def probe_mask(
+    graph: Graph, shapes: ShapeMap, tensor: gs.Tensor, queries: Dim, keys: Dim
+) -> list[Probe] | None:
+    """Evaluates ``tensor`` in so many runs that they stand for all runs; None if that cannot be had."""
     cone = _cone(graph, shapes, tensor)
-    symbols = None if cone is None else _symbols(cone, shapes, extents)
-    if cone is None or symbols is None:
+    if cone is None:
         return None
-    runs = list(_runs(graph, cone, shapes, tensor, symbols, extents))
-    return iter(runs) if all(value is not None for value, _ in runs) else None  # type: ignore[return-value]
+    outputs = [shapes.shape(output) for node in cone.nodes for output in node.outputs]
+    lengths = symbols_of((queries, keys))
+    if lengths is None or any(shape is None for shape in outputs):
+        return None
+    others = symbols_of(
+        [
+            *(dim for shape in outputs for dim in shape or ()),
+            *(dim for value in cone.shaped for dim in _items(shapes, value)),
+        ]
+    )
+    if others is None or len(lengths | others) > _MOST_SYMBOLS:
+        return None
+    if lengths | others:
+        bound = mask_bound(cone.nodes, cone.constants, cone.shaped, shapes)
+        if bound is None or bound > LARGEST_BOUND:
+            return None
+    probes = []
+    evaluator = _evaluator(graph, cone, tensor)
+    for numbers in _assignments(sorted(lengths), sorted(others - lengths)):
+        sizes = queries.at(numbers), keys.at(numbers)
+        if prod(sizes) > _MOST_ELEMENTS or any(
+            _elements(shape, numbers) > _MOST_ELEMENTS for shape in outputs
+        ):
+            return None
+        try:
+            value = np.asarray(next(iter(evaluator.run(None, _feeds(cone, shapes, numbers)))))
+        except Exception:  # the reference evaluator raises whatever numpy raises
+            return None
+        probes.append(Probe(value, *sizes))
+    return probes
 
 
-def _cone(graph: Graph, shapes: ShapeMap, tensor: gs.Tensor) -> _Cone | None:
-    graph_inputs = {value.name for value in graph.gs.inputs}
+def _cone(graph: Graph, shapes: ShapeMap, tensor: gs.Tensor) -> Cone | None:
     members: set[int] = set()
-    cone = _Cone([], [], [])
+    cone = Cone([], [], [])
     seen: set[str] = set()
     stack = [tensor]
     while stack:
@@ -64,89 +113,64 @@ def _cone(graph: Graph, shapes: ShapeMap, tensor: gs.Tensor) -> _Cone | None:
         if value.name in seen or not value.name:
             continue
         seen.add(value.name)
-        if value.name in graph_inputs:
-            if value.dtype is None or np.dtype(value.dtype) not in _INTEGER:
-                return None
-            cone.inputs.append(value)
-            continue
         if isinstance(value, gs.Constant):
             if constant_value(value) is None:
                 return None
+            cone.constants.append(value)
             continue
         if shapes.content(value) is not None and value is not tensor:
             cone.shaped.append(value)
             continue
         node = producer(value)
-        if node is None or node.domain or len(members) > _LARGEST:
+        if node is None or node.domain or node.op in _UNREPEATABLE or len(members) > _MOST_NODES:
             return None
         members.add(id(node))
         stack.extend(node.inputs)
     cone.nodes.extend(node for node in graph.gs.nodes if id(node) in members)
-    return cone
+    return cone if cone.nodes else None
 
 
-def _symbols(cone: _Cone, shapes: ShapeMap, extents: Sequence[Dim]) -> list[str] | None:
-    dims = list(extents)
-    for value in cone.inputs:
-        shape = shapes.shape(value)
-        if shape is None:
-            return None
-        dims.extend(shape)
+def _items(shapes: ShapeMap, value: gs.Tensor) -> tuple[Dim, ...]:
+    content = shapes.content(value)
+    return () if content is None else content.items
+
+
+def _assignments(lengths: list[str], others: list[str]) -> Iterator[dict[str, int]]:
+    """Yields numbers for the symbols: equal ones, one that is far larger or smaller, and all distinct."""
+    for short in _SHORT:
+        yield dict.fromkeys((*lengths, *others), short)
+    if not lengths and not others:
+        return
+    yield {**dict.fromkeys(lengths, _LONG), **dict.fromkeys(others, 2)}
+    for symbol in (*lengths, *others):
+        yield {**dict.fromkeys((*lengths, *others), 3), symbol: _LONGER}
+    if len(lengths) > 1:
+        for odd in lengths:
+            yield {**dict.fromkeys(lengths, _LONG), **dict.fromkeys(others, 2), odd: 1}
+    for order in (lengths, lengths[::-1]):
+        steps = {symbol: 5 + 6 * index for index, symbol in enumerate(order)}
+        yield {**dict.fromkeys(others, 2), **steps}
+
+
+def _elements(shape: Shape | None, numbers: dict[str, int]) -> int:
+    return prod(dim.at(numbers) for dim in shape or ())
+
+
+def _feeds(
+    cone: Cone, shapes: ShapeMap, numbers: dict[str, int]
+) -> dict[str, npt.NDArray[np.generic]]:
+    feeds: dict[str, npt.NDArray[np.generic]] = {}
     for value in cone.shaped:
         content = shapes.content(value)
         assert content is not None
-        dims.extend(content.items)
-    symbols = {symbol for dim in dims for monomial in dim.terms for symbol in monomial}
-    named = all(symbol.isidentifier() and "unk__" not in symbol for symbol in symbols)
-    return sorted(symbols) if named else None
+        items = np.array([dim.at(numbers) for dim in content.items], dtype=np.int64)
+        dtype = np.int64 if value.dtype is None else value.dtype
+        feeds[value.name] = (items.reshape(()) if content.scalar else items).astype(dtype)
+    return feeds
 
 
-def _runs(
-    graph: Graph,
-    cone: _Cone,
-    shapes: ShapeMap,
-    tensor: gs.Tensor,
-    symbols: list[str],
-    extents: Sequence[Dim],
-) -> Iterator[tuple[npt.NDArray[np.generic] | None, tuple[int, int]]]:
-    evaluator = _evaluator(graph, cone, tensor)
-    random = np.random.default_rng(0)
-    keys = {symbol for dim in extents for monomial in dim.terms for symbol in monomial}
-    for batch, length in _LENGTHS:
-        for style in ("ones", "random") if cone.inputs else ("ones",):
-            numbers = {symbol: length if symbol in keys else batch for symbol in symbols}
-            feeds: dict[str, npt.NDArray[np.generic]] = {}
-            for value in cone.inputs:
-                shape = tuple(number(dim, numbers) for dim in shapes.shape(value) or ())
-                bits = np.ones(shape) if style == "ones" else random.integers(0, 2, shape)
-                feeds[value.name] = bits.astype(value.dtype)
-            for value in cone.shaped:
-                content = shapes.content(value)
-                assert content is not None
-                items = np.array([number(dim, numbers) for dim in content.items], dtype=np.int64)
-                dtype = np.int64 if value.dtype is None else value.dtype
-                feeds[value.name] = (items.reshape(()) if content.scalar else items).astype(dtype)
-            size = (number(extents[0], numbers), number(extents[1], numbers))
-            try:
-                yield evaluator.run(None, feeds)[0], size
-            except Exception:  # the reference evaluator raises whatever numpy raises
-                yield None, size
-                return
-
-
-def _evaluator(graph: Graph, cone: _Cone, tensor: gs.Tensor) -> ReferenceEvaluator:
-    inputs = [*cone.inputs, *cone.shaped]
-    cut = gs.Graph(nodes=cone.nodes, inputs=inputs, outputs=[tensor], opset=graph.opset)
+def _evaluator(graph: Graph, cone: Cone, tensor: gs.Tensor) -> ReferenceEvaluator:
+    cut = gs.Graph(nodes=cone.nodes, inputs=cone.shaped, outputs=[tensor], opset=graph.opset)
     proto = gs.export_onnx(cut, do_type_check=False)
     del proto.graph.value_info[:]
     return ReferenceEvaluator(proto)
-
-
-def number(dim: Dim, numbers: dict[str, int]) -> int:
-    """The value of an extent when its symbols have these values."""
-    total = 0
-    for monomial, factor in dim.terms.items():
-        for symbol in monomial:
-            factor *= numbers[symbol]
-        total += factor
-    return total

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from qfa_passes.graph.constants import constant_value
 from qfa_passes.graph.ir import is_op, producer
+
+_COARSEST_WEIGHT_STEP: Final = 1 / 100
+"""Allows 1/127 and finer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +40,8 @@ def read_qdq(last: gs.Node) -> QdqPair | None:
     first = None if pair is None else producer(pair.source)
     if pair is None or not is_op(first, "Cast") or first.inputs[0].dtype != last.outputs[0].dtype:
         return None
+    if pair.source.dtype != np.float32 or last.inputs[0].dtype != np.float32:
+        return None
     return QdqPair(first.inputs[0], pair.scale)
 
 
@@ -57,11 +63,36 @@ def _read_pair(dequantize: gs.Node) -> QdqPair | None:
     return QdqPair(quantize.inputs[0], tuple(float(step) for step in first.reshape(-1)))
 
 
+def keeps_weights(quantize: gs.Node, dequantize: gs.Node) -> bool:
+    """True if a Q/DQ pair keeps softmax weights, which lie between 0 and 1, up to one small step."""
+    steps = [constant_value(node.inputs[1]) for node in (quantize, dequantize)]
+    zeros = [
+        constant_value(node.inputs[2]) if len(node.inputs) > 2 else None
+        for node in (quantize, dequantize)
+    ]
+    if any(value is None or value.size != 1 for value in (*steps, *zeros)):
+        return False
+    (step, same_step), (zero, same_zero) = (
+        [np.asarray(value).reshape(()) for value in pair] for pair in (steps, zeros)
+    )
+    if (
+        step != same_step
+        or zero != same_zero
+        or zero.dtype != same_zero.dtype
+        or zero.dtype.kind not in "iu"
+    ):
+        return False
+    codes = np.iinfo(zero.dtype)
+    lowest, highest = ((float(code) - float(zero)) * float(step) for code in (codes.min, codes.max))
+    return 0 < float(step) <= _COARSEST_WEIGHT_STEP and lowest <= 0 and highest >= 1 - float(step)
+
+
 def _symmetric(node: gs.Node) -> bool:
     if len(node.inputs) < 3 or not node.inputs[2].name:
         return False  # the code type would be a matter of the runtime
     zero = constant_value(node.inputs[2])
     if zero is None:
         return False
-    centre = {np.dtype(np.int8): 0, np.dtype(np.uint8): 128}.get(zero.dtype)
-    return centre is not None and bool(np.all(zero == centre))
+    if zero.dtype not in (np.int8, np.uint8):
+        return False
+    return bool(np.all(zero == (0 if zero.dtype == np.int8 else 128)))

@@ -6,15 +6,17 @@ import math
 from collections.abc import Callable
 from typing import Final
 
+import numpy as np
 import onnx_graphsurgeon as gs
 
 from qfa_passes.graph.constants import scalar_value
 from qfa_passes.graph.ir import producer
 from qfa_passes.graph.shapes import ShapeMap
 
-_DEPTH: Final = 16
+_DEPTH: Final = 12
+_EXACT: Final = 1 << 31
 
-_UNARY: Final[dict[str, Callable[[float], float]]] = {
+_UNARY: Final[dict[str, Callable[..., float]]] = {
     "Identity": lambda x: x,
     "Cast": lambda x: x,
     "CastLike": lambda x: x,
@@ -24,7 +26,7 @@ _UNARY: Final[dict[str, Callable[[float], float]]] = {
     "Reciprocal": lambda x: 1 / x,
     "Neg": lambda x: -x,
 }
-_BINARY: Final[dict[str, Callable[[float, float], float]]] = {
+_BINARY: Final[dict[str, Callable[..., float]]] = {
     "Mul": lambda x, y: x * y,
     "Div": lambda x, y: x / y,
     "Pow": math.pow,
@@ -44,17 +46,32 @@ def fixed_scalar(tensor: gs.Tensor, shapes: ShapeMap, depth: int = 0) -> float |
     node = producer(tensor)
     if node is None or node.domain or depth > _DEPTH:
         return None
+    function = _UNARY.get(node.op) or _BINARY.get(node.op)
+    if function is None:
+        return None
+    operands = []
+    for source in node.inputs[: 1 if node.op in _UNARY else 2]:
+        operand = fixed_scalar(source, shapes, depth + 1)
+        if operand is None:
+            return None
+        operands.append(operand)
     try:
-        if node.op in _UNARY:
-            operand = fixed_scalar(node.inputs[0], shapes, depth + 1)
-            return None if operand is None else _UNARY[node.op](operand)
-        if node.op in _BINARY:
-            left = fixed_scalar(node.inputs[0], shapes, depth + 1)
-            right = fixed_scalar(node.inputs[1], shapes, depth + 1)
-            return None if left is None or right is None else _BINARY[node.op](left, right)
+        return _in_type(function(*operands), tensor.dtype)
     except (ValueError, ZeroDivisionError, OverflowError):
         return None
-    return None
+
+
+def _in_type(value: float, dtype: object) -> float | None:
+    """The number that a tensor of a type holds after ``value`` was computed for it."""
+    if dtype is None or isinstance(dtype, int):
+        return None
+    kind = np.dtype(dtype)  # type: ignore[call-overload]
+    if kind.kind == "b":
+        return float(value != 0)
+    if kind.kind in "iu":
+        return float(math.trunc(value)) if abs(value) < _EXACT else None
+    with np.errstate(over="ignore"):
+        return float(kind.type(value)) if kind.kind == "f" else None
 
 
 def scaled_input(node: gs.Node, shapes: ShapeMap) -> tuple[gs.Tensor, float] | None:

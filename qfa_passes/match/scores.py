@@ -1,21 +1,28 @@
-"""The algebra of scores: from the softmax up to the QK^T product, and down to the PV product."""
+"""The algebra of scores: from the softmax up to the QK^T product."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
+from onnx import TensorProto
 
 from qfa_passes.core.site import MaskKind, MaskTerm
 from qfa_passes.graph.constants import scalar_value
-from qfa_passes.graph.ir import is_op, producer
+from qfa_passes.graph.dims import Dim
+from qfa_passes.graph.ir import producer
+from qfa_passes.graph.shapes import Shape
 from qfa_passes.match.context import MatchContext, MatchFailure
 from qfa_passes.match.scalars import scaled_input
 
 _DEPTH: Final = 24
 MASKING: Final = -1e4
 """A constant at or below this, put in place of a score or added to it, means: do not attend."""
+
+_FLOATS: Final = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +47,14 @@ def _read(context: MatchContext, tensor: gs.Tensor, depth: int) -> Scores:
     if depth > _DEPTH:
         raise MatchFailure(f"more than {_DEPTH} steps between the softmax and the QK^T product")
     if node.domain:
-        raise MatchFailure(f"operator {node.domain}::{node.op} (node '{node.name}') stands between QK^T and softmax")
-    if tensor.outputs and depth:
-        context.only_consumer(tensor, "score matrix")
+        raise MatchFailure(
+            f"operator {node.domain}::{node.op} (node '{node.name}') stands between QK^T and softmax"
+        )
+    context.only_consumer(tensor, "score matrix")
     if node.op == "MatMul":
         return Scores(node, 1.0, (), (node,))
     if node.op in ("Cast", "Identity"):
+        check_float(node)
         inner = _read(context, node.inputs[0], depth + 1)
         return Scores(inner.product, inner.factor, inner.masks, (node, *inner.nodes))
     scaled = scaled_input(node, context.shapes)
@@ -64,12 +73,16 @@ def _read(context: MatchContext, tensor: gs.Tensor, depth: int) -> Scores:
         "Concat": "attention sinks are not supported by this release",
         "Reshape": "scores with merged batch and head axes are not supported by this release",
     }
-    raise MatchFailure(f"operator {node.op} (node '{node.name}') between QK^T and softmax", hints.get(node.op, ""))
+    raise MatchFailure(
+        f"operator {node.op} (node '{node.name}') between QK^T and softmax", hints.get(node.op, "")
+    )
 
 
 def _read_add(context: MatchContext, node: gs.Node, depth: int) -> Scores:
     found: list[tuple[Scores, gs.Tensor]] = []
     failures: list[MatchFailure] = []
+    if node.inputs[0] is node.inputs[1]:
+        raise MatchFailure(f"node '{node.name}' adds the scores to themselves")
     for score, bias in (node.inputs, node.inputs[::-1]):
         try:
             found.append((_read(context, score, depth + 1), bias))
@@ -78,10 +91,17 @@ def _read_add(context: MatchContext, node: gs.Node, depth: int) -> Scores:
     if not found:
         raise max(failures, key=lambda failure: len(failure.hint))
     if len(found) == 2:
-        raise MatchFailure(f"both operands of '{node.name}' are products; which one is QK^T is not clear")
+        raise MatchFailure(
+            f"both operands of '{node.name}' are products; which one is QK^T is not clear"
+        )
     inner, bias = found[0]
-    _check_broadcast(context, node, inner, bias)
-    return Scores(inner.product, inner.factor, (*inner.masks, MaskTerm(bias.name, MaskKind.BIAS)), (node, *inner.nodes))
+    check_mask(context, node, context.shapes.shape(inner.product.outputs[0]), bias)
+    return Scores(
+        inner.product,
+        inner.factor,
+        (*inner.masks, MaskTerm(bias.name, MaskKind.BIAS)),
+        (node, *inner.nodes),
+    )
 
 
 def _read_where(context: MatchContext, node: gs.Node, depth: int) -> Scores:
@@ -90,80 +110,43 @@ def _read_where(context: MatchContext, node: gs.Node, depth: int) -> Scores:
         fill = scalar_value(other)
         if fill is None:
             continue
-        if fill > MASKING:
-            raise MatchFailure(f"node '{node.name}' puts {fill:g} in place of scores, which does not mask them")
+        if not fill <= MASKING:
+            raise MatchFailure(
+                f"node '{node.name}' puts {fill:g} in place of scores, which does not mask them"
+            )
         inner = _read(context, score, depth + 1)
-        _check_broadcast(context, node, inner, condition)
+        check_mask(context, node, context.shapes.shape(inner.product.outputs[0]), condition)
         term = MaskTerm(condition.name, MaskKind.DROP if inverted else MaskKind.KEEP, fill)
         return Scores(inner.product, inner.factor, (*inner.masks, term), (node, *inner.nodes))
-    raise MatchFailure(f"node '{node.name}' selects between two computed values, none of them a masking constant")
+    raise MatchFailure(
+        f"node '{node.name}' selects between two computed values, none of them a masking constant"
+    )
 
 
-def _check_broadcast(context: MatchContext, node: gs.Node, inner: Scores, mask: gs.Tensor) -> None:
-    before, after = context.shapes.rank(inner.product.outputs[0]), context.shapes.rank(node.outputs[0])
-    if before is None or after is None or before != after:
-        raise MatchFailure(f"the mask '{mask.name}' changes the rank of the scores at node '{node.name}'")
+def check_mask(context: MatchContext, node: gs.Node, scores: Shape | None, mask: gs.Tensor) -> None:
+    """Refuses a mask that stretches the scores, as far as that can be told before a run."""
+    extents, after = context.shapes.shape(mask), context.shapes.rank(node.outputs[0])
+    if scores is None or extents is None or after != len(scores):
+        raise MatchFailure(
+            f"the mask '{mask.name}' changes the rank of the scores at node '{node.name}'"
+        )
+    for axis, (own, other) in enumerate(zip(scores[::-1], extents[::-1], strict=False)):
+        # The last axis cannot be stretched: the product with V would not fit.
+        stretched = own == 1 or (axis and own.value is None and other.value is not None)
+        if other not in (own, Dim.of(1)) and (stretched or (own.value and other.value)):
+            raise MatchFailure(
+                f"the mask '{mask.name}' stretches the scores at node '{node.name}':"
+                f" {list(extents)} against {list(scores)}"
+            )
 
 
-def read_weights(context: MatchContext, softmax: gs.Node) -> tuple[gs.Node, tuple[str, ...], tuple[gs.Node, ...]]:
-    """Walks from the softmax down to the PV product.
-
-    Returns:
-        The product, notes, and the nodes passed.
-    """
-    tensor, notes, passed = softmax.outputs[0], [], []
-    for _ in range(_DEPTH):
-        guard = _nan_guard(context, tensor)
-        if guard is not None:
-            notes.append("NaN guard folded")
-            passed.append(guard)
-            tensor = guard.outputs[0]
-            continue
-        node = context.only_consumer(tensor, "softmax output")
-        passed.append(node)
-        if is_op(node, "MatMul"):
-            if node.inputs[0].name != tensor.name:
-                raise MatchFailure(f"node '{node.name}' multiplies by the softmax output from the right")
-            return node, tuple(notes), tuple(passed)
-        if is_op(node, "Cast", "Identity"):
-            tensor = node.outputs[0]
-        elif is_op(node, "Dropout"):
-            _check_inference(node)
-            tensor = node.outputs[0]
-        elif is_op(node, "QuantizeLinear"):
-            after = context.only_consumer(node.outputs[0], "quantized softmax output")
-            if not is_op(after, "DequantizeLinear") or (after.inputs[0].name != node.outputs[0].name):
-                raise MatchFailure(f"node '{after.name}' uses the quantized softmax output")
-            notes.append("Q/DQ of P absorbed")
-            passed.append(after)
-            tensor = after.outputs[0]
-        else:
-            domain = f"{node.domain}::" if node.domain else ""
-            raise MatchFailure(f"operator {domain}{node.op} (node '{node.name}') between softmax and PV")
-    raise MatchFailure(f"more than {_DEPTH} steps between the softmax and the PV product")
+def check_float(node: gs.Node) -> None:
+    """Refuses a cast of scores or weights to a type that is not a plain float."""
+    if node.op == "Cast" and _type_code(node.attrs.get("to")) not in _FLOATS:
+        raise MatchFailure(f"node '{node.name}' casts to a type that is no plain float")
 
 
-def _nan_guard(context: MatchContext, tensor: gs.Tensor) -> gs.Node | None:
-    """Recognises Where(IsNaN(p), 0, p), which exporters write so that fully masked rows give zeros."""
-    consumers = list({id(node): node for node in tensor.outputs}.values())
-    if len(consumers) != 2 or tensor.name in context.outputs:
-        return None
-    isnan = next((node for node in consumers if is_op(node, "IsNaN")), None)
-    where = next((node for node in consumers if is_op(node, "Where")), None)
-    if isnan is None or where is None or producer(where.inputs[0]) is not isnan:
-        return None
-    replacement = scalar_value(where.inputs[1])
-    if replacement != 0 or where.inputs[2].name != tensor.name or len(isnan.outputs[0].outputs) != 1:
-        return None
-    return where
-
-
-def _check_inference(dropout: gs.Node) -> None:
-    training = scalar_value(dropout.inputs[2]) if len(dropout.inputs) > 2 and dropout.inputs[2].name else 0.0
-    if training is None or training != 0:
-        raise MatchFailure(f"dropout '{dropout.name}' may be in training mode", "export the model in eval mode")
-    if len(dropout.outputs) > 1 and dropout.outputs[1].outputs:
-        raise MatchFailure(f"the mask output of dropout '{dropout.name}' is used")
-
-
-
+def _type_code(target: object) -> int:
+    if isinstance(target, int):
+        return target
+    return int(onnx.helper.np_dtype_to_tensor_dtype(np.dtype(target)))  # type: ignore[call-overload]

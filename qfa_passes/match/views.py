@@ -25,7 +25,13 @@ _LONGEST: Final = 32
 
 @dataclass(frozen=True, slots=True)
 class Atom:
-    """A factor of an axis: ``source`` is the top's axis it is, or None for a repeat; ``part`` tells split halves apart."""
+    """A factor of an axis.
+
+    Attributes:
+        extent: Its size.
+        source: The top's axis that it is, or None for a repeat.
+        part: Tells the halves of a split axis apart; empty for a whole one.
+    """
 
     extent: Dim
     source: int | None
@@ -84,7 +90,12 @@ class _Walk:
 
 
 def read_operand(
-    consumer: gs.Node, position: int, shapes: ShapeMap, *, transposed: bool = False
+    consumer: gs.Node,
+    position: int,
+    shapes: ShapeMap,
+    *,
+    transposed: bool = False,
+    scaled: bool = True,
 ) -> HeadsView | None:
     """Reads a 4-D operand of an attention product.
 
@@ -93,12 +104,13 @@ def read_operand(
         position: Which input of it: (B, H, rows, channels), or (B, H, channels, rows) when ``transposed``.
         shapes: Symbolic shapes of the graph.
         transposed: Whether channels come before rows (K^T).
+        scaled: Whether a constant factor on the way may be read as part of the scale.
 
     Returns:
         The best reading (repeats undone, Q/DQ absorbed, no extra Transpose, as far up as possible), or None.
     """
     tensor = consumer.inputs[position]
-    steps = _chain(tensor, shapes)
+    steps = _chain(tensor, shapes, scaled)
     best: tuple[tuple[int, int, int, int], HeadsView] | None = None
     for height in range(len(steps) + 1):
         view = _read_from(consumer, tensor, steps[:height], shapes, transposed)
@@ -111,7 +123,7 @@ def read_operand(
     return None if best is None else best[1]
 
 
-def _chain(tensor: gs.Tensor, shapes: ShapeMap) -> list[Step]:
+def _chain(tensor: gs.Tensor, shapes: ShapeMap, scaled: bool) -> list[Step]:
     """The view steps above a value, nearest first."""
     steps: list[Step] = []
     while len(steps) < _LONGEST:
@@ -119,7 +131,7 @@ def _chain(tensor: gs.Tensor, shapes: ShapeMap) -> list[Step]:
         if node is None or node.domain:
             break
         step = _step(node, shapes)
-        if step is None:
+        if step is None or not (scaled or step.factor == 1):
             break
         steps.append(step)
         tensor = step.upper
@@ -145,33 +157,45 @@ def _read_from(
     top_shape = shapes.shape(top)
     if top_shape is None or len(top_shape) != 4:
         return None
-    axes: tuple[Axis, ...] | None = tuple((Atom(extent, axis),) for axis, extent in enumerate(top_shape))
-    factor, scale, notes = 1.0, None, []
+    axes: tuple[Axis, ...] | None = tuple(
+        (Atom(extent, axis),) for axis, extent in enumerate(top_shape)
+    )
+    factor, notes = 1.0, list[str]()
+    scale: tuple[float, ...] | None = None
     for position in range(len(steps) - 1, -1, -1):
         step = steps[position]
         below = steps[position - 1].upper if position else tensor
         target = shapes.shape(below)
-        axes = _apply(step, axes, target, shapes) if axes is not None and target is not None else None
+        axes = (
+            _apply(step, axes, target, shapes) if axes is not None and target is not None else None
+        )
         if axes is None:
             return None
         factor *= step.factor
         if step.qdq is not None:
-            scale = step.qdq.scale
+            if scale is not None:
+                return None  # two roundings are not one
+            # What was multiplied in above the pair goes into the scale of the scores, so the pair's step shrinks by it.
+            scale = tuple(size / abs(factor) for size in step.qdq.scale)
             notes.append("Q/DQ absorbed")
     path = (*(step.node.name for step in reversed(steps)), consumer.name)
     return _canonical(top, top_shape, axes or (), transposed, _Walk(factor, scale, path, notes))
 
 
-def _apply(step: Step, axes: tuple[Axis, ...], target: Shape, shapes: ShapeMap) -> tuple[Axis, ...] | None:
+def _apply(
+    step: Step, axes: tuple[Axis, ...], target: Shape, shapes: ShapeMap
+) -> tuple[Axis, ...] | None:
     node = step.node
     if node.op == "Transpose":
         perm = node.attrs.get("perm") or list(range(len(axes)))[::-1]
+        if len(perm) != len(axes):
+            return None
         return tuple(axes[axis] for axis in perm)
     if node.op in ("Reshape", "Unsqueeze", "Squeeze"):
         return regroup(tuple(atom for axis in axes for atom in axis), target)
     if node.op == "Expand":
         return _expand(axes, target)
-    return axes
+    return axes if len(axes) == len(target) else None
 
 
 def _expand(axes: tuple[Axis, ...], target: Shape) -> tuple[Axis, ...] | None:
@@ -243,7 +267,10 @@ def _canonical(
     if any(top_shape[axis] != 1 for axis in spare):
         return None
     perm = tuple(place if place is not None else spare.pop(0) for place in places)
-    head_count, repeat = top_shape[perm[1]].value, product(tuple(atom.extent for atom in repeats)).value
+    head_count, repeat = (
+        top_shape[perm[1]].value,
+        product(tuple(atom.extent for atom in repeats)).value,
+    )
     channel_count = top_shape[perm[3]].value
     if head_count is None or repeat is None or channel_count is None:
         return None
