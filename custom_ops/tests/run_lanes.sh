@@ -2,7 +2,7 @@
 # Builds and runs the kernel tests in the lanes that are named, or in all:
 #   plain    optimized
 #   asan     AddressSanitizer and UndefinedBehaviorSanitizer
-#   msan     MemorySanitizer (Clang; CLANG names the compiler, by default clang++)
+#   msan     MemorySanitizer (Clang; CLANG names its C compiler, by default clang)
 #   tsan     ThreadSanitizer, the threaded tests
 #   aarch64  64-bit ARM under qemu (Debian: g++-aarch64-linux-gnu qemu-user)
 #   valgrind automatic dispatch and memory under Valgrind, which hides AVX-512 and AMX
@@ -34,7 +34,9 @@ for lane in ${*:-plain asan msan tsan aarch64 valgrind}; do
       ctest --test-dir "$build/asan" --output-on-failure
       ;;
     msan)
-      configure msan -DQFA_SANITIZE=memory -DCMAKE_CXX_COMPILER="${CLANG:-clang++}"
+      clang=${CLANG:-clang}
+      configure msan -DQFA_SANITIZE=memory -DCMAKE_C_COMPILER="$clang" \
+        -DCMAKE_CXX_COMPILER="$(echo "$clang" | sed 's/clang/clang++/')"
       ctest --test-dir "$build/msan" --output-on-failure
       ;;
     tsan)
