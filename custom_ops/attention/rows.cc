@@ -1,7 +1,8 @@
 #include "attention/rows.h"
 
-#include <math.h>
 #include <string.h>
+
+#include "attention/log2.h"
 
 namespace qfa {
 namespace {
@@ -55,6 +56,7 @@ void encode_key_block(const Plan& plan, const Kernels& kernels, int64_t kv_head,
     const char* bytes = reinterpret_cast<const char*>(a.k_mean) + 4 * head * a.qk_channels;
     mean = reinterpret_cast<const float*>(bytes);
   }
+  float value_scales[kKeyBlock];
   for (int64_t j = 0; j < kKeyBlock; ++j) {
     const int64_t token = key_block * kKeyBlock + j;
     int8_t* key_codes = codes.keys + token * plan.code_stride;
@@ -73,10 +75,16 @@ void encode_key_block(const Plan& plan, const Kernels& kernels, int64_t kv_head,
     }
     codes.correction[token] = -128 * key.sum;
     codes.key_scale[token] = key.scale;
-    codes.value_log2[token] = static_cast<float>(log2(static_cast<double>(value.scale)));
+    value_scales[j] = value.scale;
+  }
+  float* value_log2 = codes.value_log2 + key_block * kKeyBlock;
+  float* value_inverse = codes.value_inverse + key_block * kKeyBlock;
+  for (int64_t j = 0; j < kKeyBlock; ++j) {
+    const float scale = value_scales[j];
+    value_log2[j] = log2_of_scale(scale);
     // Finite even where the scale is NaN: those who see this key are NaN by its logarithm, and
     // those who do not multiply this by a weight of zero.
-    codes.value_inverse[token] = isnan(value.scale) ? 1.0f : 1.0f / value.scale;
+    value_inverse[j] = scale == scale ? 1.0f / scale : 1.0f;
   }
   kernels.transpose_codes(scratch.codes, plan.value_channels, plan.value_channels,
                           codes.values + key_block * kKeyBlock * plan.value_channels);

@@ -91,9 +91,10 @@ qfa_status check_scales(const char* name, const float* scales, int64_t count, in
   for (int64_t i = 0; i < count; ++i) {
     float scale;
     memcpy(&scale, reinterpret_cast<const char*>(scales) + i * 4, 4);
-    if (!(scale > 0.0f) || !isfinite(scale)) {
-      return fail(QFA_INVALID_ARGUMENT, "%s[%" PRId64 "] is %g; a scale must be finite and above 0",
-                  name, i, static_cast<double>(scale));
+    if (!(scale > 0.0f) || !isnormal(scale)) {
+      return fail(QFA_INVALID_ARGUMENT,
+                  "%s[%" PRId64 "] is %g; a scale must be a normal number above 0", name, i,
+                  static_cast<double>(scale));
     }
   }
   return QFA_OK;

@@ -2,6 +2,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "attention/log2.h"
 #include "check.h"
 #include "kernels/kernels.h"
 #include "kernels/reference/half.h"
@@ -65,6 +66,22 @@ QFA_TEST(exp2_at_its_ends) {
                  static_cast<double>(y[i]));
     }
   }
+}
+
+QFA_TEST(log2_of_scales) {
+  double worst = 0.0;
+  for (uint32_t bits = 0x00800000u; bits < 0x7f800000u; bits += 997) {
+    float x;
+    memcpy(&x, &bits, 4);
+    const double exact = log2(static_cast<double>(x));
+    const double error = fabs(static_cast<double>(log2_of_scale(x)) - exact);
+    worst = fmax(worst, error / fmax(1.0, fabs(exact)));
+  }
+  CHECK_THAT(worst <= 2e-7, "error %g", worst);
+  for (int exponent = -126; exponent < 128; ++exponent) {
+    CHECK(log2_of_scale(ldexpf(1.0f, exponent)) == static_cast<float>(exponent));
+  }
+  CHECK(isnan(log2_of_scale(NAN)) && isnan(log2_of_scale(-NAN)));
 }
 
 QFA_TEST(every_half_widens_exactly) {

@@ -99,12 +99,12 @@ QFA_TEST(values) {
 }
 
 QFA_TEST(static_scales) {
-  static const float scales[] = {0.1f, 0.0f, -1.0f, NAN, INFINITY};
+  static const float scales[] = {0.1f, 0.0f, -1.0f, NAN, INFINITY, 1e-40f};
   refuses(QFA_INVALID_SHAPE, "q_scale has 3", [](auto& a) {
     a.q_scale = scales;
     a.q_scale_count = 3;
   });
-  for (int i = 1; i < 5; ++i) {
+  for (int i = 1; i < 6; ++i) {
     refuses(QFA_INVALID_ARGUMENT, "k_scale[0]", [i](auto& a) {
       a.k_scale = scales + i;
       a.k_scale_count = 1;

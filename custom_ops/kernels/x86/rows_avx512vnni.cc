@@ -24,6 +24,25 @@ __m512 butterfly(__m512 x, __m512 partner, __mmask16 upper) {
   return _mm512_mask_sub_ps(_mm512_add_ps(x, partner), upper, partner, x);
 }
 
+// Codes of `whole` floats, a multiple of 16, and of those of `tail` behind them; returns their sum.
+template <typename CodeOf>
+inline __attribute__((always_inline)) int32_t write_codes(const void* row, int64_t whole,
+                                                          __mmask16 tail, const CodeOf& code_of,
+                                                          int8_t* codes) {
+  __m512i sum = _mm512_setzero_si512();
+  for (int64_t i = 0; i < whole; i += 16) {
+    const __m512i code = code_of(_mm512_loadu_ps(at(row, 4 * i)));
+    sum = _mm512_add_epi32(sum, code);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(codes + i), _mm512_cvtepi32_epi8(code));
+  }
+  if (tail != 0) {
+    const __m512i code = code_of(_mm512_maskz_loadu_ps(tail, at(row, 4 * whole)));
+    sum = _mm512_add_epi32(sum, code);
+    _mm_mask_storeu_epi8(codes + whole, tail, _mm512_cvtepi32_epi8(code));
+  }
+  return _mm512_reduce_add_epi32(sum);
+}
+
 }  // namespace
 
 void load_float_row_avx512vnni(const void* source, const float* mean, int64_t count, float* row) {
@@ -66,39 +85,36 @@ void rotate_row_avx512vnni(float* row, int64_t count, int64_t block) {
 RowCodes quantize_row_avx512vnni(const void* row, int64_t count, float static_scale,
                                  int8_t* codes) {
   const __m512i magnitude_bits = _mm512_set1_epi32(0x7fffffff);
+  const int64_t whole = count & ~int64_t{15};
+  const __mmask16 tail = first(count - whole);
   __m512i greatest = _mm512_setzero_si512();
-  for (int64_t i = 0; i < count; i += 16) {
-    const __m512i bits = _mm512_maskz_loadu_epi32(first(count - i), at(row, 4 * i));
+  for (int64_t i = 0; i < whole; i += 16) {
+    const __m512i bits = _mm512_loadu_si512(at(row, 4 * i));
     greatest = _mm512_max_epi32(greatest, _mm512_and_si512(bits, magnitude_bits));
   }
+  const __m512i tail_bits = _mm512_maskz_loadu_epi32(tail, at(row, 4 * whole));
+  greatest = _mm512_max_epi32(greatest, _mm512_and_si512(tail_bits, magnitude_bits));
   const int32_t absmax_bits = _mm512_reduce_max_epi32(greatest);
   if (absmax_bits >= 0x7f800000) {
     for (int64_t i = 0; i < count; ++i) codes[i] = 0;
     return {__builtin_nanf(""), 0};
   }
-  RowCodes result = {static_scale, 0};
-  float factor = static_scale;
-  if (static_scale == 0.0f) {
-    const float absmax = _mm_cvtss_f32(_mm_castsi128_ps(_mm_cvtsi32_si128(absmax_bits)));
-    const float scale = absmax / 127.0f;
-    const bool tiny = scale < kSmallestScale;
-    result.scale = absmax == 0.0f ? 0.0f : (tiny ? kSmallestScale : scale);
-    factor = tiny ? 1.0f / kSmallestScale : 127.0f / absmax;
+  if (static_scale != 0.0f) {
+    const __m512 by = _mm512_set1_ps(static_scale);
+    const auto code_of = [by](__m512 x) {
+      const __m512 scaled = _mm512_max_ps(_mm512_div_ps(x, by), _mm512_set1_ps(-127.0f));
+      return _mm512_cvtps_epi32(_mm512_min_ps(scaled, _mm512_set1_ps(127.0f)));
+    };
+    return {static_scale, write_codes(row, whole, tail, code_of, codes)};
   }
-  const __m512 by = _mm512_set1_ps(factor);
-  const __m512 low = _mm512_set1_ps(-127.0f), high = _mm512_set1_ps(127.0f);
-  __m512i sum = _mm512_setzero_si512();
-  for (int64_t i = 0; i < count; i += 16) {
-    const __mmask16 live = first(count - i);
-    const __m512 x = _mm512_maskz_loadu_ps(live, at(row, 4 * i));
-    const __m512 scaled = static_scale == 0.0f ? _mm512_mul_ps(x, by) : _mm512_div_ps(x, by);
-    const __m512 clamped = _mm512_min_ps(_mm512_max_ps(scaled, low), high);
-    const __m512i code = _mm512_cvtps_epi32(clamped);
-    sum = _mm512_add_epi32(sum, code);
-    _mm_mask_storeu_epi8(codes + i, live, _mm512_cvtepi32_epi8(code));
-  }
-  result.sum = _mm512_reduce_add_epi32(sum);
-  return result;
+  const float absmax = _mm_cvtss_f32(_mm_castsi128_ps(_mm_cvtsi32_si128(absmax_bits)));
+  const float scale = absmax / 127.0f;
+  const bool tiny = scale < kSmallestScale;
+  const __m512 by = _mm512_set1_ps(tiny ? 1.0f / kSmallestScale : 127.0f / absmax);
+  // Rounding cannot carry a product past 127.5: nothing to clamp.
+  const auto code_of = [by](__m512 x) { return _mm512_cvtps_epi32(_mm512_mul_ps(x, by)); };
+  const int32_t sum = write_codes(row, whole, tail, code_of, codes);
+  return {absmax == 0.0f ? 0.0f : (tiny ? kSmallestScale : scale), sum};
 }
 
 void store_half_row_avx512vnni(const float* row, int64_t count, void* target) {

@@ -1,0 +1,37 @@
+// Logarithm of scales in plain arithmetic: the same bits with any C library, and simple enough for
+// compilers to take several at a time.
+#ifndef QFA_ATTENTION_LOG2_H_
+#define QFA_ATTENTION_LOG2_H_
+
+#include <stdint.h>
+
+#include <bit>
+
+namespace qfa {
+
+// log2 of a positive normal number, exact for powers of two, else within 2e-7 of it relatively
+// (near 1 absolutely). NaN for NaN.
+inline float log2_of_scale(float x) {
+  constexpr uint32_t kRootOfHalf = 0x3f3504f3u, kOne = 0x3f800000u;
+  const uint32_t bits = std::bit_cast<uint32_t>(x);
+  // x = 2^exponent * (1 + z), with 1 + z between the roots of 1/2 and 2.
+  const int32_t exponent = static_cast<int32_t>(bits - kRootOfHalf) >> 23;
+  const float z = std::bit_cast<float>(bits - (static_cast<uint32_t>(exponent) << 23)) -
+                  std::bit_cast<float>(kOne);
+  // log2(1 + z) / z: minimax in relative error, 2.8e-8.
+  float p = 0x1.01b5p-3f;
+  p = p * z - 0x1.a77d4cp-3f;
+  p = p * z + 0x1.b94e94p-3f;
+  p = p * z - 0x1.e9810cp-3f;
+  p = p * z + 0x1.26dd46p-2f;
+  p = p * z - 0x1.715b7cp-2f;
+  p = p * z + 0x1.ec7366p-2f;
+  p = p * z - 0x1.715472p-1f;
+  p = p * z + 0x1.715476p+0f;
+  const float result = static_cast<float>(exponent) + p * z;
+  return x == x ? result : x;
+}
+
+}  // namespace qfa
+
+#endif  // QFA_ATTENTION_LOG2_H_
