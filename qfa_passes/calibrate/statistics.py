@@ -15,6 +15,8 @@ from qfa_passes.errors import InvalidDataError
 
 Array = npt.NDArray[Any]
 _CODES = 127
+_SMALLEST_STEP = float(np.finfo(np.float32).tiny)
+"""A smaller step would be 0, or nearly so, in float32."""
 
 
 @dataclass(slots=True)
@@ -61,8 +63,10 @@ class SiteStatistics:
 
     def scales(self) -> StaticScales:
         """Static steps: the largest magnitude over 127 for each of Q, K and V."""
-        steps = {letter: (peak / _CODES if peak else 1.0,) for letter, peak in self.peaks.items()}
-        return StaticScales(steps["q"], steps["k"], steps["v"])
+        query, key, value = (
+            max(peak / _CODES, _SMALLEST_STEP) if peak else 1.0 for peak in self.peaks.values()
+        )
+        return StaticScales((query,), (key,), (value,))
 
     def k_mean(self) -> npt.NDArray[np.float32] | None:
         """Mean key per head and channel, (Hkv, D); None before the first run."""

@@ -1,0 +1,148 @@
+"""Which treatments of Q and K are tried, what plans they make, and which one wins."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from qfa_passes.core.formats import AttentionFormat, Rotation, ScaleMode
+from qfa_passes.core.plan import Plan, StaticScales
+from qfa_passes.core.site import AttentionSite
+from qfa_passes.plan.choose import Candidate, candidates, choose, draft_plan
+from tests.reference.golden_graphs import GROUPED_SITE
+
+NONE, HADAMARD = Rotation.NONE, Rotation.HADAMARD
+
+
+@dataclass(frozen=True)
+class Known:
+    """Statistics that are given."""
+
+    steps: StaticScales = StaticScales((0.5,), (0.25,), (0.125,))
+    mean: npt.NDArray[np.float32] | None = None
+
+    def scales(self) -> StaticScales:
+        return self.steps
+
+    def k_mean(self) -> npt.NDArray[np.float32] | None:
+        return self.mean
+
+
+@dataclass(frozen=True)
+class Error:
+    """A measured site."""
+
+    nmse: float
+
+
+def sites(*channels: int) -> list[AttentionSite]:
+    return [
+        replace(GROUPED_SITE, name=f"site_{index}", qk_channels=count)
+        for index, count in enumerate(channels)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rotation", "channels", "shift", "wanted"),
+    [
+        (None, (64, 64), False, [(NONE, False), (HADAMARD, False)]),
+        (None, (64,), True, [(NONE, False), (NONE, True), (HADAMARD, False), (HADAMARD, True)]),
+        (None, (24,), False, [(NONE, False), (HADAMARD, False)]),
+        (None, (12,), False, [(NONE, False)]),
+        (None, (64, 32), False, [(NONE, False)]),
+        (None, (), False, [(NONE, False)]),
+        (NONE, (64,), True, [(NONE, False), (NONE, True)]),
+        (HADAMARD, (64,), False, [(HADAMARD, False)]),
+    ],
+)
+def test_candidates(
+    rotation: Rotation | None,
+    channels: tuple[int, ...],
+    shift: bool,
+    wanted: list[tuple[Rotation, bool]],
+) -> None:
+    found = candidates(rotation, sites(*channels), shift_keys=shift)
+    assert found == [Candidate(*pair) for pair in wanted]
+
+
+def test_static_steps_fit_the_plain_treatment_only() -> None:
+    found = candidates(None, sites(64), shift_keys=True, scale_mode=ScaleMode.STATIC)
+    assert found == [Candidate(NONE, False)]
+
+
+def draft(candidate: Candidate, mode: ScaleMode = ScaleMode.DYNAMIC, **known: Known) -> Plan:
+    return draft_plan("digest", sites(16, 16), known, candidate, AttentionFormat.INT8, mode)
+
+
+def test_plan_treats_every_site_alike() -> None:
+    plan = draft(Candidate(HADAMARD, False), site_0=Known(), site_1=Known())
+    assert plan.model_digest == "digest"
+    assert [(s.name, s.rotation, s.scales, s.k_mean) for s in plan.sites] == [
+        ("site_0", HADAMARD, None, None),
+        ("site_1", HADAMARD, None, None),
+    ]
+
+
+def test_plan_holds_the_shift_of_each_site() -> None:
+    first, second = np.ones((2, 16), np.float32), np.zeros((2, 16), np.float32)
+    plan = draft(Candidate(NONE, True), site_0=Known(mean=first), site_1=Known(mean=second))
+    assert [plan.k_mean(site)[0, 0] for site in plan.sites] == [1, 0]
+    plan = draft(Candidate(NONE, False), site_0=Known(mean=first), site_1=Known(mean=second))
+    assert plan.tensors == {}
+
+
+def test_plan_holds_static_steps() -> None:
+    plan = draft(Candidate(NONE, False), ScaleMode.STATIC, site_0=Known(), site_1=Known())
+    assert {site.scales for site in plan.sites} == {Known().steps}
+
+
+def test_steps_of_the_models_own_pairs_win() -> None:
+    site = replace(GROUPED_SITE, key=replace(GROUPED_SITE.key, scale=(0.75,)))
+    plan = draft_plan(
+        "",
+        [site],
+        {site.name: Known()},
+        Candidate(NONE, False),
+        AttentionFormat.INT8,
+        ScaleMode.STATIC,
+    )
+    assert plan.sites[0].scales == StaticScales((0.5,), (0.75,), (0.125,))
+
+
+def winner(*errors: list[float]) -> int:
+    measured = [
+        (
+            Candidate(NONE, False),
+            Plan(model_digest=str(index)),
+            {f"site_{place}": Error(nmse) for place, nmse in enumerate(nmses)},
+        )
+        for index, nmses in enumerate(errors)
+    ]
+    plan, found = choose(measured)
+    assert [error.nmse for error in found.values()] == pytest.approx(
+        errors[int(plan.model_digest)], nan_ok=True
+    )
+    return int(plan.model_digest)
+
+
+@pytest.mark.parametrize(
+    ("errors", "wanted"),
+    [
+        ([[1e-4]], 0),
+        ([[1e-4], [0.5e-4]], 1),
+        ([[1e-4], [0.95e-4]], 0),  # not worth the cost
+        ([[1e-4], [1e-4], [1e-4]], 0),
+        ([[1e-4], [0.8e-4], [0.5e-4]], 2),
+        ([[1e-4], [0.5e-4], [0.48e-4]], 1),
+        ([[1e-4, 3e-4], [2e-4, 1e-4]], 1),  # the mean decides
+        ([[], []], 0),
+        ([[float("inf")], [1e-4]], 1),
+        ([[float("nan")], [1e-4]], 1),
+        ([[1e-4], [float("nan")]], 0),
+        ([[float("inf"), 8e-4], [float("inf"), 1e-4]], 0),
+        ([[5.0, 0.4], [7.0, 0.1]], 1),  # a lost site does not hide the other
+    ],
+)
+def test_smallest_mean_error_wins(errors: list[list[float]], wanted: int) -> None:
+    assert winner(*errors) == wanted
