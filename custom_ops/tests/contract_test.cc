@@ -262,6 +262,10 @@ QFA_TEST(lowest_finite_bias) {
     }
     const std::vector<float> output = p.run(isa);
     CHECK(normalized_error(output, p.oracle()) < 5e-4);
+    p.query_row(0, 0, 1)[0] = NAN;  // a row without other keys
+    const std::vector<float> spoiled = p.run(isa);
+    CHECK(all_nan(row_of(p, spoiled, 0, 1)));
+    CHECK(same_bits(row_of(p, spoiled, 0, 3), row_of(p, output, 0, 3)));
     for (float& b : p.bias) b = b == 0.0f ? 0.0f : -INFINITY;
     const std::vector<float> hidden = p.run(isa);
     for (int i = 0; i < 40; i += 2) {

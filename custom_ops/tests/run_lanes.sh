@@ -5,6 +5,7 @@
 #   msan     MemorySanitizer (Clang; CLANG names its C compiler, by default clang)
 #   tsan     ThreadSanitizer, the threaded tests
 #   aarch64  64-bit ARM under qemu (Debian: g++-aarch64-linux-gnu qemu-user)
+#   baseline x86-64 without AVX under qemu: nothing outside the per-set files may need more than SSE2
 #   valgrind automatic dispatch and memory under Valgrind, which hides AVX-512 and AMX
 # Usage: run_lanes.sh [-B BUILD_DIR] [LANE...]
 set -eu
@@ -22,7 +23,7 @@ configure() { # lane, further options
   cmake --build "$build/$lane" -j "${JOBS:-2}" >/dev/null
 }
 
-for lane in ${*:-plain asan msan tsan aarch64 valgrind}; do
+for lane in ${*:-plain asan msan tsan aarch64 baseline valgrind}; do
   echo "== $lane"
   case $lane in
     plain)
@@ -47,6 +48,12 @@ for lane in ${*:-plain asan msan tsan aarch64 valgrind}; do
     aarch64)
       configure aarch64 -DCMAKE_TOOLCHAIN_FILE="$source/cmake/aarch64-linux-gnu.cmake"
       ctest --test-dir "$build/aarch64" --output-on-failure
+      ;;
+    baseline)
+      configure plain
+      for test in dispatch kernels contract numbers validation; do
+        qemu-x86_64 -cpu Nehalem "$build/plain/tests/${test}_test"
+      done
       ;;
     valgrind)
       configure plain
