@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import count
+from math import prod
 
 _fresh = count()
 
@@ -49,7 +50,12 @@ class Dim:
         if len(self.terms) != 1:
             return False
         ((monomial, factor),) = self.terms.items()
-        return factor == 1 and len(monomial) == 1 and monomial[0].isidentifier() and "unk__" not in monomial[0]
+        return (
+            factor == 1
+            and len(monomial) == 1
+            and monomial[0].isidentifier()
+            and "unk__" not in monomial[0]
+        )
 
     @property
     def non_negative(self) -> bool:
@@ -113,6 +119,13 @@ class Dim:
             terms[tuple(rest)] = coefficient // factor
         return Dim(terms)
 
+    def at(self, numbers: Mapping[str, int]) -> int:
+        """The number that the extent is when its symbols have these values."""
+        return sum(
+            factor * prod(numbers[symbol] for symbol in monomial)
+            for monomial, factor in self.terms.items()
+        )
+
     def __repr__(self) -> str:
         """Readable form such as ``3*batch*seq + 1``."""
         if not self.terms:
@@ -120,7 +133,9 @@ class Dim:
         parts = []
         for monomial, factor in self._key:
             symbols = "*".join(monomial)
-            parts.append(str(factor) if not symbols else symbols if factor == 1 else f"{factor}*{symbols}")
+            parts.append(
+                str(factor) if not symbols else symbols if factor == 1 else f"{factor}*{symbols}"
+            )
         return " + ".join(parts)
 
 

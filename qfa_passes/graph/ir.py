@@ -16,6 +16,7 @@ import onnx_graphsurgeon as gs
 from onnx import GraphProto, ModelProto
 from onnx_graphsurgeon.logger import G_LOGGER
 
+from qfa_passes.errors import InvalidModelError
 from qfa_passes.graph.preserved import (
     attach,
     copies,
@@ -186,6 +187,7 @@ def _drop_dead(graph: gs.Graph) -> None:
 def _sort(graph: gs.Graph) -> None:
     """Orders nodes topologically, staying as close to the given order as possible (depth first, no recursion)."""
     done: set[int] = set()
+    opened: set[int] = set()
     ordered: list[gs.Node] = []
     for root in graph.nodes:
         stack = [(root, False)]
@@ -197,6 +199,9 @@ def _sort(graph: gs.Graph) -> None:
                 done.add(id(node))
                 ordered.append(node)
                 continue
+            if id(node) in opened:
+                raise InvalidModelError(f"node '{node.name}' needs its own result")
+            opened.add(id(node))
             stack.append((node, True))
             sources = [source for tensor in node.inputs for source in tensor.inputs]
             stack.extend((source, False) for source in reversed(sources) if id(source) not in done)

@@ -52,7 +52,10 @@ def detach(node: NodeProto) -> Kept:
     proto.CopyFrom(node)
     del proto.input[:], proto.output[:]
     inputs = None
-    if any(attribute.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS) for attribute in node.attribute):
+    if any(
+        attribute.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS)
+        for attribute in node.attribute
+    ):
         inputs = len(node.input)
         node.input.extend(dict.fromkeys(captured_names(node)))
     plain = [attribute for attribute in node.attribute if _is_plain(attribute)]
@@ -156,7 +159,9 @@ def restore_values(
     graph.output.extend(io[1])
     graph.initializer.extend(tensor for tensor in defaults if tensor.name in present)
     exported = {value.name: value for value in graph.value_info}
-    computed = [name for node in graph.node for name in node.output if name in values or name in exported]
+    computed = [
+        name for node in graph.node for name in node.output if name in values or name in exported
+    ]
     ends = {value.name for value in io[1]}
     infos = [values.get(name) or exported[name] for name in computed if name not in ends]
     del graph.value_info[:]

@@ -57,7 +57,10 @@ def evaluate(node: gs.Node, contents: Contents, shapes: Shapes) -> IntTensor | N
     if rule is None:
         return None
     operands = [contents.get(tensor.name, _ABSENT) for tensor in node.inputs]
-    if any(operand is _ABSENT and tensor.name for operand, tensor in zip(operands, node.inputs, strict=True)):
+    if any(
+        operand is _ABSENT and tensor.name
+        for operand, tensor in zip(operands, node.inputs, strict=True)
+    ):
         return None
     return rule(node, operands)
 
@@ -137,7 +140,11 @@ def _concat(node: gs.Node, operands: list[IntTensor]) -> IntTensor | None:
 
 def _unsqueeze(node: gs.Node, operands: list[IntTensor]) -> IntTensor | None:
     axes = node.attrs["axes"] if "axes" in node.attrs else operands[1].items
-    return IntTensor(operands[0].items, scalar=False) if operands[0].scalar and len(axes) == 1 else None
+    return (
+        IntTensor(operands[0].items, scalar=False)
+        if operands[0].scalar and len(axes) == 1
+        else None
+    )
 
 
 def _squeeze(node: gs.Node, operands: list[IntTensor]) -> IntTensor | None:
@@ -155,7 +162,9 @@ def _cast(node: gs.Node, operands: list[IntTensor]) -> IntTensor | None:
         if any(number is None for number in numbers):
             return None
         return IntTensor(tuple(Dim.of(int(number != 0)) for number in numbers), operands[0].scalar)
-    if target in (np.int32, 6) and any(number is not None and abs(number) > _INT32_MAX for number in numbers):
+    if target in (np.int32, 6) and any(
+        number is not None and abs(number) > _INT32_MAX for number in numbers
+    ):
         return None
     return operands[0] if target in (np.int64, np.int32, 6, 7) else None
 
@@ -174,14 +183,22 @@ def _constant_of_shape(node: gs.Node, operands: list[IntTensor]) -> IntTensor | 
     if length is None or len(length) > 1 or fill is None or fill.dtype.kind not in "iub":
         return None
     count = length[0] if length else 1
-    return IntTensor((Dim.of(int(fill.reshape(-1)[0])),) * count, scalar=not length) if count <= 64 else None
+    return (
+        IntTensor((Dim.of(int(fill.reshape(-1)[0])),) * count, scalar=not length)
+        if count <= 64
+        else None
+    )
 
 
 def _where(node: gs.Node, operands: list[IntTensor]) -> IntTensor | None:
     condition, yes, no = operands
     flags = _numbers(condition)
     length = max(len(tensor.items) for tensor in operands)
-    if flags is None or not length or any(len(tensor.items) not in (1, length) for tensor in operands):
+    if (
+        flags is None
+        or not length
+        or any(len(tensor.items) not in (1, length) for tensor in operands)
+    ):
         return None
     chosen = ((yes if flags[index % len(flags)] else no).items for index in range(length))
     items = tuple(source[index % len(source)] for index, source in enumerate(chosen))

@@ -111,7 +111,9 @@ def broadcast(*shapes: Shape | None, trust_names: bool = True) -> Shape | None:
     rank = max(len(shape) for shape in present)
     result = []
     for axis in range(rank):
-        extents = [shape[axis - rank + len(shape)] for shape in present if axis - rank + len(shape) >= 0]
+        extents = [
+            shape[axis - rank + len(shape)] for shape in present if axis - rank + len(shape) >= 0
+        ]
         others = list(dict.fromkeys(extent for extent in extents if extent != 1))
         numbers = [extent for extent in others if extent.value is not None]
         named = [extent for extent in others if trust_names and extent.is_symbol]
@@ -146,7 +148,9 @@ def _reshape(node: gs.Node, known: ShapeMap) -> Sequence[Shape | None]:
     dims: list[Dim | None] = []
     for position, item in enumerate(target.items):
         if item == 0 and keeps_zero:
-            dims.append(shape[position] if shape is not None and position < len(shape) else Dim.unknown())
+            dims.append(
+                shape[position] if shape is not None and position < len(shape) else Dim.unknown()
+            )
         elif item == -1:
             dims.append(None)
         else:
@@ -195,7 +199,9 @@ def _squeeze(node: gs.Node, known: ShapeMap) -> Sequence[Shape | None]:
         return (None,)
     if not axes and any(dim.value is None for dim in shape):
         return (None,)  # which symbols are 1 is a matter of the run
-    gone = {axis % len(shape) for axis in axes} or {axis for axis, dim in enumerate(shape) if dim == 1}
+    gone = {axis % len(shape) for axis in axes} or {
+        axis for axis, dim in enumerate(shape) if dim == 1
+    }
     return (tuple(dim for axis, dim in enumerate(shape) if axis not in gone),)
 
 
@@ -279,7 +285,11 @@ def _reduce(node: gs.Node, known: ShapeMap) -> Sequence[Shape | None]:
         return (shape,)
     gone = {axis % len(shape) for axis in axes} or set(range(len(shape)))
     keep = node.attrs.get("keepdims", 1)
-    dims = [Dim.of(1) if axis in gone else dim for axis, dim in enumerate(shape) if keep or axis not in gone]
+    dims = [
+        Dim.of(1) if axis in gone else dim
+        for axis, dim in enumerate(shape)
+        if keep or axis not in gone
+    ]
     return (tuple(dims),)
 
 

@@ -7,7 +7,7 @@ from typing import Final
 import onnx_graphsurgeon as gs
 
 from qfa_passes.graph.constants import scalar_value
-from qfa_passes.graph.ir import is_op, producer
+from qfa_passes.graph.ir import is_op
 from qfa_passes.match.context import MatchContext, MatchFailure
 from qfa_passes.match.quantized import keeps_weights
 from qfa_passes.match.scores import check_float
@@ -72,18 +72,11 @@ def _nan_guard(context: MatchContext, tensor: gs.Tensor) -> gs.Node | None:
     if len(consumers) != 2 or tensor.name in context.outputs:
         return None
     isnan, where = consumers if is_op(consumers[0], "IsNaN") else consumers[::-1]
-    if not (is_op(isnan, "IsNaN") and is_op(where, "Where")):
-        return None
-    if producer(where.inputs[0]) is not isnan:
-        return None
-    replacement = scalar_value(where.inputs[1])
-    if (
-        replacement != 0
-        or where.inputs[2].name != tensor.name
-        or len(isnan.outputs[0].outputs) != 1
-    ):
-        return None
-    return where
+    if is_op(isnan, "IsNaN") and is_op(where, "Where") and isnan.outputs[0] is where.inputs[0]:
+        replaces = scalar_value(where.inputs[1]) == 0 and where.inputs[2].name == tensor.name
+        if replaces and len(isnan.outputs[0].outputs) == 1:
+            return where
+    return None
 
 
 def _check_inference(dropout: gs.Node) -> None:

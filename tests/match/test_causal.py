@@ -1,0 +1,168 @@
+"""Masks that need no tensor: proof, not samples."""
+
+from collections.abc import Mapping
+
+import pytest
+
+from qfa_passes.core.site import Mask, MaskKind, MaskTerm
+from tests.match.blocks import PLAIN_INPUTS, Block, site_of
+from tests.match.oracle import check_site
+
+SQUARE = "float[B,4,S,8] q, float[B,4,S,8] k, float[B,4,S,6] v"
+CONSTANTS = (
+    "int64 i0 = {0}, int64 i1 = {1}, int64 i2 = {2}, int64 i3 = {3}, int64 i16 = {16},"
+    "int64[1] a0 = {0}, int64[1] a1 = {1}, int64[1] a2 = {2}, int64[1] a3 = {3}, int64[1] end = {9223372036854775807},"
+    "float ninf = {-inf}, float low = {-3.4028234e38}, float small = {-10000.0}, float zero = {0.0}, float one = {1.0}"
+)
+INDEX = """
+    qs = Shape(q) ks = Shape(k) S = Gather(qs, i2) T = Gather(ks, i2)
+    ri = Range(i0, S, i1) rj = Range(i0, T, i1) i = Unsqueeze(ri, a1) j = Unsqueeze(rj, a0)
+"""
+ONES = """
+    qs = Shape(q) ks = Shape(k) s1 = Slice(qs, a2, a3) t1 = Slice(ks, a2, a3) st = Concat<axis=0>(s1, t1)
+    ones = Expand(one, st)
+"""
+CAUSAL = Mask(causal=True)
+
+
+def masked(mask: str, inputs: str = PLAIN_INPUTS, constants: str = CONSTANTS) -> Block:
+    """A block with these nodes between x and y."""
+    return Block(inputs=inputs, constants=constants, mask=mask)
+
+
+TRIANGLES = {
+    "less or equal": f"{INDEX} m = LessOrEqual(j, i) y = Where(m, x, ninf)",
+    "greater, drop": f"{INDEX} m = Greater(j, i) y = Where(m, ninf, x)",
+    "not greater": f"{INDEX} g = Greater(j, i) m = Not(g) y = Where(m, x, ninf)",
+    "less than next": f"{INDEX} n = Add(i, i1) m = Less(j, n) y = Where(m, x, ninf)",
+    "difference": f"{INDEX} d = Sub(i, j) m = GreaterOrEqual(d, i0) y = Where(m, x, ninf)",
+    "finite fill": f"{INDEX} m = LessOrEqual(j, i) y = Where(m, x, low)",
+    "bias": f"{INDEX} m = LessOrEqual(j, i) b = Where(m, zero, ninf) y = Add(x, b)",
+    "finite bias": f"{INDEX} m = LessOrEqual(j, i) b = Where(m, zero, low) y = Add(x, b)",
+    "float index": f"""{INDEX} fi = Cast<to=1>(i) fj = Cast<to=1>(j) m = LessOrEqual(fj, fi)
+        y = Where(m, x, ninf)""",
+    "trilu": f"{ONES} t = Trilu<upper=0>(ones) m = Cast<to=9>(t) y = Where(m, x, ninf)",
+    "trilu, equal": f"{ONES} t = Trilu<upper=0>(ones) m = Equal(t, zero) y = Where(m, ninf, x)",
+    "trilu above": f"""{ONES} f = Expand(ninf, st) b = Trilu<upper=1>(f, i1) y = Add(x, b)""",
+    "mul by truth": f"""{INDEX} m = Greater(j, i) f = Cast<to=1>(m) b = Mul(f, low) y = Add(x, b)""",
+    "constant of shape": f"""{ONES} c = ConstantOfShape<value = bool[1] {{1}}>(st) g = Cast<to=1>(c)
+        t = Trilu<upper=0>(g) m = Cast<to=9>(t) y = Where(m, x, ninf)""",
+    "with all keys allowed": f"""{INDEX} m1 = LessOrEqual(j, i) m2 = GreaterOrEqual(j, i0)
+        m = And(m1, m2) y = Where(m, x, ninf)""",
+    "twice": f"""{INDEX} m = LessOrEqual(j, i) x1 = Where(m, x, low) y = Where(m, x1, ninf)""",
+}
+
+
+@pytest.mark.parametrize("name", TRIANGLES)
+@pytest.mark.parametrize("sizes", [{"S": 5, "T": 5}, {"S": 3, "T": 7}, {"S": 7, "T": 3}])
+def test_triangle(name: str, sizes: Mapping[str, int]) -> None:
+    assert check_site(masked(TRIANGLES[name]).model(), sizes).mask == CAUSAL
+
+
+def test_triangle_of_a_square_model_of_fixed_length() -> None:
+    fixed = "float[B,4,6,8] q, float[B,4,6,8] k, float[B,4,6,6] v"
+    block = Block(
+        inputs=fixed,
+        constants=CONSTANTS,
+        mask=TRIANGLES["less or equal"],
+        outputs="float[B,4,6,6] o",
+    )
+    assert check_site(block.model(), {}).mask == CAUSAL
+
+
+def test_padding_beside_the_triangle_stays_small() -> None:
+    both = f"""{INDEX} m = LessOrEqual(j, i) a = And(m, keep) e = Expand(a, bst) y = Where(e, x, ninf)"""
+    shape = "b1 = Slice(qs, a0, a1) s1 = Slice(qs, a2, a3) t1 = Slice(ks, a2, a3) bst = Concat<axis=0>(b1, a1, s1, t1)"
+    block = masked(
+        both.replace("e = ", f"{shape} e = "), inputs=f"{PLAIN_INPUTS}, bool[B,1,1,T] keep"
+    )
+    site = check_site(block.model(), {"S": 6, "T": 6})
+    assert site.mask == Mask(True, (MaskTerm("keep", MaskKind.KEEP),))
+
+
+NOT_TRIANGLES = {
+    "off by one": f"{INDEX} m = Less(j, i) y = Where(m, x, ninf)",
+    "off by one, wide": f"{INDEX} n = Add(i, i1) m = LessOrEqual(j, n) y = Where(m, x, ninf)",
+    "transposed": f"{INDEX} m = LessOrEqual(i, j) y = Where(m, x, ninf)",
+    "aligned at the end": f"""{INDEX} past = Sub(T, S) n = Add(i, past) m = LessOrEqual(j, n)
+        y = Where(m, x, ninf)""",
+    "first rows only": f"""{INDEX} m1 = LessOrEqual(j, i) m2 = Less(i, i3) m = Or(m1, m2)
+        y = Where(m, x, ninf)""",
+    "short window": f"""{INDEX} d = Sub(i, j) m1 = GreaterOrEqual(d, i0) m2 = LessOrEqual(d, i3)
+        a = Cast<to=7>(m1) b = Cast<to=7>(m2) c = Mul(a, b) m = Cast<to=9>(c) y = Where(m, x, ninf)""",
+    "steep": f"""{INDEX} n = Add(i, i) m = LessOrEqual(j, n) y = Where(m, x, ninf)""",
+    "depends on the batch": f"""{INDEX} B = Gather(qs, i0) m1 = LessOrEqual(j, i) m2 = Greater(B, S)
+        m = Or(m1, m2) y = Where(m, x, ninf)""",
+    "weak fill": f"{INDEX} m = LessOrEqual(j, i) y = Where(m, x, small)",
+}
+
+
+@pytest.mark.parametrize("name", NOT_TRIANGLES)
+def test_near_triangle_keeps_its_tensor(name: str) -> None:
+    site = site_of(masked(NOT_TRIANGLES[name]).model())
+    assert not site.mask.causal
+    assert len(site.mask.terms) == 1
+    check_site(masked(NOT_TRIANGLES[name]).model(), {"S": 6, "T": 7})
+
+
+HIDDEN = {
+    "far window": f"""{INDEX} n = Sub(i, i16) m1 = LessOrEqual(j, i) m2 = Greater(j, n)
+        b1 = Cast<to=7>(m1) b2 = Cast<to=7>(m2) c = Mul(b1, b2) m = Cast<to=9>(c) y = Where(m, x, ninf)""",
+    "far window by doubling": f"""{INDEX} n2 = Add(i3, i3) n4 = Add(n2, n2) n8 = Add(n4, n4) n16 = Add(n8, n8)
+        n32 = Add(n16, n16) n = Sub(i, n32) m1 = LessOrEqual(j, i) m2 = LessOrEqual(j, n) m3 = Not(m2)
+        b1 = Cast<to=7>(m1) b2 = Cast<to=7>(m3) c = Mul(b1, b2) m = Cast<to=9>(c) y = Where(m, x, ninf)""",
+    "steep line far away": f"""{INDEX} i4 = Add(i, i) i8 = Add(i4, i4) ia = Add(i8, i8) ib = Add(ia, ia)
+        ic = Add(ib, ib) id = Add(ic, ic) ie = Add(id, id) one2 = Add(ie, i1) m1 = LessOrEqual(j, i)
+        m2 = Greater(j, one2) m = Or(m1, m2) y = Where(m, x, ninf)""",
+    "product of indices": f"""{INDEX} sq = Mul(i, i) m1 = LessOrEqual(j, i) m2 = Greater(j, sq) m3 = Greater(i, i1)
+        m4 = And(m2, m3) m = Or(m1, m4) y = Where(m, x, ninf)""",
+    "modulus": f"""{INDEX} r = Mod(j, i16) m = LessOrEqual(r, i) y = Where(m, x, ninf)""",
+    "table": f"""{INDEX} s1 = Slice(qs, a2, a3) t1 = Slice(ks, a2, a3) st = Concat<axis=0>(s1, t1)
+        m = Slice(table, zeros, st) y = Where(m, x, ninf)""",
+    "from positions": f"""{INDEX} pos = Unsqueeze(ids, a1) m = LessOrEqual(j, pos) y = Where(m, x, ninf)""",
+    "window that an input sets": f"""{INDEX} n = Sub(i, width) m1 = LessOrEqual(j, i) m2 = LessOrEqual(j, n)
+        m3 = Not(m2) c1 = Or(m3, m3) b1 = Cast<to=7>(m1) b2 = Cast<to=7>(c1) c = Mul(b1, b2) m = Cast<to=9>(c)
+        y = Where(m, x, ninf)""",
+    "random": f"""{INDEX} r = RandomUniform<shape=[1,1], low=2.0, high=3.0>() f = Cast<to=1>(j) g = Mul(f, r)
+        h = Cast<to=1>(i) u = LessOrEqual(f, h) y = Where(u, x, ninf) unused = Identity(g)""",
+}
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+def test_what_short_lengths_do_not_show(name: str) -> None:
+    """Each of these is the causal triangle, or may be, at every length that one would think of trying."""
+    rows = ", ".join("1" if key <= row else "0" for row in range(40) for key in range(40))
+    block = masked(
+        HIDDEN[name],
+        inputs=f"{SQUARE}, int64[S] ids, int64 width",
+        constants=f"{CONSTANTS}, int64[2] zeros = {{0, 0}}, bool[40,40] table = {{{rows}}}",
+    )
+    site = site_of(block.model())
+    if name == "random":  # the random number reaches nothing
+        assert site.mask == CAUSAL
+        return
+    assert not site.mask.causal
+    assert [term.tensor for term in site.mask.terms] == ["m"]
+
+
+def test_window_beside_the_triangle() -> None:
+    mask = f"""{INDEX} n = Sub(i, i16) m1 = LessOrEqual(j, i) m2 = Greater(j, n) m = And(m1, m2)
+        y = Where(m, x, ninf)"""
+    site = check_site(masked(mask, SQUARE).model(), {"S": 40})
+    assert site.mask == Mask(True, (MaskTerm("m2", MaskKind.KEEP),))
+
+
+def test_soft_triangle_beside_another_mask_keeps_its_tensor() -> None:
+    """A row whose own keys are all hidden otherwise would see the later ones."""
+    mask = f"{INDEX} m = LessOrEqual(j, i) x1 = Where(m, x, low) y = Where(keep, x1, ninf)"
+    site = site_of(masked(mask, f"{PLAIN_INPUTS}, bool[B,1,1,T] keep").model())
+    assert not site.mask.causal
+    assert [term.tensor for term in site.mask.terms] == ["m", "keep"]
+
+
+def test_mask_of_two_symbols_that_happen_to_agree() -> None:
+    """T of the mask is an input's length, declared apart from the keys'."""
+    mask = f"""{INDEX} os = Shape(other) U = Gather(os, i0) ru = Range(i0, U, i1) u = Unsqueeze(ru, a0)
+        m = LessOrEqual(u, i) y = Where(m, x, ninf)"""
+    site = site_of(masked(mask, f"{PLAIN_INPUTS}, float[U] other").model())
+    assert not site.mask.causal

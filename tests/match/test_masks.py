@@ -1,0 +1,191 @@
+"""Which masks become terms, and with what meaning."""
+
+import pytest
+
+from qfa_passes.core.site import MaskKind
+from tests.match.blocks import PLAIN_INPUTS, Block, refusal_of, site_of
+from tests.match.oracle import check_site
+
+INF = "float ninf = {-inf}, float zero = {0.0}"
+LOW = "float low = {-3.4028234e38}, float zero = {0.0}"
+PADDING = f"{PLAIN_INPUTS}, bool[B,1,1,T] keep"
+
+
+def block(mask: str, inputs: str = PADDING, constants: str = INF) -> Block:
+    """A block with these nodes between x and y."""
+    return Block(inputs=inputs, constants=constants, mask=mask)
+
+
+BIAS, KEEP, DROP = MaskKind.BIAS, MaskKind.KEEP, MaskKind.DROP
+UNDERSTOOD = {
+    "bias": (block("y = Add(x, bias)", f"{PLAIN_INPUTS}, float[B,1,S,T] bias"), [(BIAS, "bias")]),
+    "commuted": (
+        block("y = Add(bias, x)", f"{PLAIN_INPUTS}, float[B,1,S,T] bias"),
+        [(BIAS, "bias")],
+    ),
+    "bias per head": (
+        block("y = Add(x, bias)", f"{PLAIN_INPUTS}, float[1,4,S,T] bias"),
+        [(BIAS, "bias")],
+    ),
+    "bias of low rank": (
+        block("y = Add(x, bias)", f"{PLAIN_INPUTS}, float[S,T] bias"),
+        [(BIAS, "bias")],
+    ),
+    "two biases": (
+        block("x1 = Add(x, a) y = Add(b, x1)", f"{PLAIN_INPUTS}, float[S,T] a, float[B,1,1,T] b"),
+        [(BIAS, "a"), (BIAS, "b")],
+    ),
+    "keep": (block("y = Where(keep, x, ninf)"), [(KEEP, "keep")]),
+    "drop": (block("y = Where(keep, ninf, x)"), [(DROP, "keep")]),
+    "not": (block("n = Not(keep) y = Where(n, ninf, x)"), [(KEEP, "keep")]),
+    "bool behind a bias": (block("b = Where(keep, zero, ninf) y = Add(x, b)"), [(KEEP, "keep")]),
+    "drop behind a bias": (block("b = Where(keep, ninf, zero) y = Add(x, b)"), [(DROP, "keep")]),
+    "finite fill": (block("y = Where(keep, x, low)", constants=LOW), [(KEEP, "keep")]),
+    "finite bias": (
+        block("b = Where(keep, zero, low) y = Add(x, b)", constants=LOW),
+        [(BIAS, "b")],
+    ),
+    "one minus, times a low number": (
+        block(
+            "f = Cast<to=1>(keep) i = Sub(one, f) b = Mul(i, low) y = Add(x, b)",
+            constants=f"{LOW}, float one = {{1.0}}",
+        ),
+        [(BIAS, "b")],
+    ),
+    "conjunction": (
+        block("both = And(keep, more) y = Where(both, x, ninf)", f"{PADDING}, bool[S,T] more"),
+        [(KEEP, "keep"), (KEEP, "more")],
+    ),
+    "disjunction of drops": (
+        block("d = Or(keep, more) y = Where(d, ninf, x)", f"{PADDING}, bool[S,T] more"),
+        [(DROP, "keep"), (DROP, "more")],
+    ),
+    "disjunction of keeps": (
+        block("d = Or(keep, more) y = Where(d, x, ninf)", f"{PADDING}, bool[S,T] more"),
+        [(KEEP, "d")],
+    ),
+    "conjunction with a finite fill": (
+        block("both = And(keep, more) y = Where(both, x, low)", f"{PADDING}, bool[S,T] more", LOW),
+        [(KEEP, "both")],
+    ),
+    "where and add": (
+        block("x1 = Where(keep, x, ninf) y = Add(x1, b)", f"{PADDING}, float[S,T] b"),
+        [(KEEP, "keep"), (BIAS, "b")],
+    ),
+    "all true": (
+        block("y = Where(yes, x, ninf)", PLAIN_INPUTS, f"{INF}, bool[1,1] yes = {{1}}"),
+        [],
+    ),
+    "constant bias": (
+        block(
+            "y = Add(x, table)",
+            "float[B,4,2,8] q, float[B,4,3,8] k, float[B,4,3,6] v",
+            "float[2,3] table = {0.0, 1.0, 2.0, 3.0, 4.0, 5.0}",
+        ),
+        [(BIAS, "table")],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", UNDERSTOOD)
+def test_mask_terms(name: str) -> None:
+    made, wanted = UNDERSTOOD[name]
+    if name == "constant bias":
+        made = Block(**{**vars(made), "outputs": "float[B,4,2,6] o"})
+    site = check_site(made.model())
+    assert [(term.kind, term.tensor) for term in site.mask.terms] == wanted
+    assert not site.mask.causal
+
+
+def test_fill_is_kept() -> None:
+    site = site_of(block("y = Where(keep, x, low)", constants="float low = {-10000.0}").model())
+    assert site.mask.terms[0].fill == -1e4
+
+
+REFUSED = {
+    "fill that does not mask": (
+        block("y = Where(keep, x, f)", constants="float f = {-5.0}"),
+        "'n2' puts -5 in place of scores",
+    ),
+    "positive fill": (
+        block("y = Where(keep, x, f)", constants="float f = {inf}"),
+        "'n2' puts inf in place of scores",
+    ),
+    "fill that is no number": (
+        block("y = Where(keep, x, f)", constants="float f = {nan}"),
+        "'n2' puts nan in place of scores",
+    ),
+    "select of two scores": (
+        block("z = MatMul(q, kt) y = Where(keep, x, z)"),
+        "'n3' selects between two computed values",
+    ),
+    "both branches constant": (
+        block("y = Where(keep, zero, ninf)", f"{PLAIN_INPUTS}, bool[B,4,S,T] keep"),
+        "which no node computes",
+    ),
+    "two products": (
+        block("z = MatMul(q, kt) y = Add(x, z)"),
+        "both operands of 'n3' are products",
+    ),
+    "more rows than queries": (
+        block(
+            "y = Add(x, bias)", "float[B,4,1,8] q, float[B,4,T,8] k, float[B,4,T,6] v, float[M,T] bias"
+        ),
+        "stretches the scores at node 'n2'",
+    ),
+    "more batches than queries": (
+        block(
+            "y = Add(x, bias)",
+            "float[1,4,S,8] q, float[1,4,T,8] k, float[1,4,T,6] v, float[N,1,S,T] bias",
+        ),
+        "stretches the scores at node 'n2'",
+    ),
+    "more heads than queries": (
+        block(
+            "y = Add(x, bias)",
+            "float[B,1,S,8] q, float[B,1,T,8] k, float[B,1,T,6] v, float[1,3,S,T] bias",
+        ),
+        "stretches the scores at node 'n2'",
+    ),
+    "a fixed number of batches": (
+        block("y = Where(k3, x, ninf)", f"{PLAIN_INPUTS}, bool[3,1,1,T] k3"),
+        "stretches the scores at node 'n2'",
+    ),
+    "rank 5": (
+        block("y = Add(x, bias)", f"{PLAIN_INPUTS}, float[1,B,1,S,T] bias"),
+        "changes the rank of the scores at node 'n2'",
+    ),
+    "subtraction": (
+        block("y = Sub(x, bias)", f"{PLAIN_INPUTS}, float[S,T] bias"),
+        "operator Sub (node 'n2')",
+    ),
+    "clip": (block("y = Clip(x, low)", constants=LOW), "operator Clip (node 'n2')"),
+    "foreign add": (
+        Block(
+            inputs=f"{PLAIN_INPUTS}, float[S,T] bias",
+            mask="y = other.Add(x, bias)",
+            domains=', "other": 1',
+        ),
+        "operator other::Add (node 'n2')",
+    ),
+    "attention sink": (
+        Block(
+            inputs=f"{PLAIN_INPUTS}, float[B,4,S,1] sink",
+            mask="y = Concat <axis = -1> (x, sink)",
+            softmax="p0 = Softmax <axis = -1> (y)",
+            weights="w = Slice(p0, zero, minus, last)",
+            constants="int64[1] zero = {0}, int64[1] minus = {-1}, int64[1] last = {3}",
+        ),
+        "operator Slice (node 'n4')",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_no_mask_is_refused(name: str) -> None:
+    made, reason = REFUSED[name]
+    model = made.model()
+    del model.graph.output[0].type.tensor_type.shape.dim[:]
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    refusal = refusal_of(model)
+    assert reason in refusal.reason or "sink" in refusal.hint, refusal
