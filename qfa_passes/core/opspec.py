@@ -1,8 +1,8 @@
 """The schema of ``ai.qfa::QuantFlashAttention``: the single source of truth.
 
 The C++ operator (``custom_ops/ort/opspec.inc`` is generated from this file by ``python -m qfa_passes.core.opspec``),
-the function body, the passes and docs/operator.md all follow these tables. Inputs and attributes are only ever appended:
-a model written today stays valid.
+the function body, the passes and docs/operator.md all follow these tables. Inputs and attributes are only ever
+appended: a model written today stays valid.
 """
 
 from dataclasses import dataclass
