@@ -1,4 +1,4 @@
-// Integer products with VNNI: 8 rows by 32 (or 16) lanes of int32 stay in registers.
+// Integer products with VNNI: 8 rows by 32 lanes, or 16 by 16, of int32 stay in registers.
 #include <immintrin.h>
 
 #include "kernels/kernels.h"
@@ -6,7 +6,7 @@
 namespace qfa {
 namespace {
 
-constexpr int kRows = 8;
+constexpr int kSums = 16;
 
 // sum += four unsigned codes of each lane times four signed codes. In assembly because GCC 12
 // copies every accumulator of the loop below around the intrinsic, and spills some.
@@ -18,7 +18,8 @@ inline __attribute__((always_inline)) void dot(__m512i& sum, __m512i lanes, __m5
 template <int vectors>
 inline __attribute__((always_inline)) void multiply(const int8_t* rows, int64_t row_stride,
                                                     const uint8_t* packed, int64_t groups,
-                                                    __m512i (&product)[kRows][vectors]) {
+                                                    __m512i (&product)[kSums / vectors][vectors]) {
+  constexpr int kRows = kSums / vectors;
   for (int r = 0; r < kRows; ++r) {
     for (int v = 0; v < vectors; ++v) product[r][v] = _mm512_setzero_si512();
   }
@@ -27,7 +28,7 @@ inline __attribute__((always_inline)) void multiply(const int8_t* rows, int64_t 
     for (int v = 0; v < vectors; ++v) {
       lanes[v] = _mm512_loadu_si512(packed + g * kGroupBytes + v * 64);
     }
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
       int32_t four;
       __builtin_memcpy(&four, rows + r * row_stride + 4 * g, 4);
@@ -42,6 +43,7 @@ inline __attribute__((always_inline)) void multiply(const int8_t* rows, int64_t 
 template <int vectors>
 void scores_of(const int8_t* keys, int64_t key_stride, int64_t groups, const uint8_t* queries,
                int key_count, int32_t* scores) {
+  constexpr int kRows = kSums / vectors;
   for (int j = 0; j < key_count; j += kRows) {
     __m512i product[kRows][vectors];
     multiply<vectors>(keys + j * key_stride, key_stride, queries, groups, product);
@@ -56,6 +58,7 @@ void scores_of(const int8_t* keys, int64_t key_stride, int64_t groups, const uin
 template <int vectors, bool whole>
 void accumulate_into(const int8_t* values, int64_t channels, const uint8_t* weights, int key_count,
                      const float* keep, const float* gain, float* output) {
+  constexpr int kRows = kSums / vectors;
   __m512 kept[vectors], gained[vectors];
   for (int v = 0; v < vectors; ++v) {
     kept[v] = _mm512_loadu_ps(keep + v * kVectorLanes);
