@@ -25,7 +25,9 @@ class InsertQdq(GraphPass):
     """Marks Q, K and V of each site with a Q/DQ pair of one static step.
 
     Before: ``s = MatMul(q, kt)``.
-    After: ``qq = QuantizeLinear(q, step, 128)``, ``qd = DequantizeLinear(qq, step, 128)``, ``s = MatMul(qd, kt)``; likewise for K and V, each where the canonical (B, heads, rows, channels) value is.
+    After: ``qq = QuantizeLinear(q, step, 128)``, ``qd = DequantizeLinear(qq, step, 128)``, ``s = MatMul(qd, kt)``;
+    likewise for K and V, each where the canonical (B, heads, rows, channels) value is.
+
     A float16 value is cast to float32 and back around its pair: QuantizeLinear takes float16 from opset 19 on only, and
     a small step would vanish in it.
     """

@@ -19,7 +19,7 @@ from tests.end_to_end.outcomes import (
     worst,
 )
 from tests.operator.sessions import LEVELS
-from tests.reference.decoders import Decoder
+from tests.reference.decoders import IR_VERSIONS, Decoder
 
 DECODERS = {
     "opset 17": Decoder(),
@@ -93,3 +93,34 @@ def test_fused_graph_with_and_without_the_library(case: Case) -> None:
             assert worst(outputs(result.model, feed, level=level), fused) < 1e-6
             body = outputs(result.model, feed, library=False, level=level)
             assert worst(body, fused) < 1e-4
+
+
+@pytest.mark.parametrize("opset", sorted(IR_VERSIONS))
+def test_every_opset(opset: int) -> None:
+    """Models below opset 15 are raised to 17; the others keep theirs."""
+    decoder = Decoder(opset=opset)
+    model = decoder.model()
+    result = api.optimize(model, rotate="none")
+    assert statuses(result) == ["fused", "fused"]
+    versions = {entry.domain: entry.version for entry in result.model.opset_import}
+    assert versions == {"": 17 if opset < 15 else opset, "ai.qfa": 1}
+    feed = decoder.feeds(2, 20)
+    wanted = float_outputs(model, feed)
+    for library in (True, False):
+        assert worst(outputs(result.model, feed, library=library), wanted) < 5e-4
+
+
+@pytest.mark.parametrize("opset", [17, 23])
+@pytest.mark.parametrize("batch", [2, "batch"])
+@pytest.mark.parametrize("length", [70, "sequence"])
+def test_fixed_and_open_sizes(batch: int | str, length: int | str, opset: int) -> None:
+    decoder = Decoder(opset=opset)
+    model = decoder.model()
+    for value in (model.graph.input[0], model.graph.output[0]):
+        for dim, size in zip(value.type.tensor_type.shape.dim, (batch, length), strict=False):
+            if isinstance(size, int):
+                dim.dim_value = size
+    result = api.optimize(model, rotate="none")
+    assert statuses(result) == ["fused", "fused"]
+    feed = decoder.feeds(2, 70)
+    assert worst(outputs(result.model, feed), float_outputs(model, feed)) < 5e-4

@@ -13,13 +13,14 @@ from qfa_passes.plan.choose import Candidate, candidates, choose, draft_plan
 from tests.reference.golden_graphs import GROUPED_SITE
 
 NONE, HADAMARD = Rotation.NONE, Rotation.HADAMARD
+STEPS = StaticScales((0.5,), (0.25,), (0.125,))
 
 
 @dataclass(frozen=True)
 class Known:
     """Statistics that are given."""
 
-    steps: StaticScales = StaticScales((0.5,), (0.25,), (0.125,))
+    steps: StaticScales = STEPS
     mean: npt.NDArray[np.float32] | None = None
 
     def scales(self) -> StaticScales:
@@ -94,7 +95,7 @@ def test_plan_holds_the_shift_of_each_site() -> None:
 
 def test_plan_holds_static_steps() -> None:
     plan = draft(Candidate(NONE, False), ScaleMode.STATIC, site_0=Known(), site_1=Known())
-    assert {site.scales for site in plan.sites} == {Known().steps}
+    assert {site.scales for site in plan.sites} == {STEPS}
 
 
 def test_steps_of_the_models_own_pairs_win() -> None:
