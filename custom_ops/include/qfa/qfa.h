@@ -123,8 +123,8 @@ typedef struct qfa_attention {
   const float* k_mean;
   qfa_rotation rotation;
 
-  /* (B, H, S, Dv), strides below, dtype of query. May be the query itself; any other overlap with an input is
-   * refused. No pointer of this struct needs any alignment. */
+  /* (B, H, S, Dv), strides below, dtype of query. May be the query itself; any other overlap with
+   * an input is refused. No pointer of this struct needs any alignment. */
   void* output;
   int64_t output_batch_stride, output_head_stride, output_row_stride;
 } qfa_attention;
