@@ -33,6 +33,8 @@ from tests.reference.attention_cases import nmse
 
 pytest.importorskip("transformers", reason="the extra [models] is not installed")
 
+from tokenizers import Tokenizer
+
 from models import minilm, smollm2
 
 pytestmark = [pytest.mark.models, pytest.mark.timeout(1800)]
@@ -190,7 +192,9 @@ def minilm_runs(
 def test_minilm_keeps_its_embeddings(minilm_runs: Optimized) -> None:
     assert len(minilm_runs.report["sites"]) == 6
     assert fused_sites(minilm_runs.report) == 6
-    words = tokenize(minilm_runs.before, heldout_text()[:6000])
+    tokenizer = Tokenizer.from_file(str(minilm_runs.before.with_name("tokenizer.json")))
+    tokenizer.no_truncation()
+    words = np.array(tokenizer.encode(heldout_text()[:6000]).ids, np.int64)
     ids = words[: 8 * 100].reshape(8, 100)
     mask = np.ones_like(ids)
     mask[::2, 60:] = 0  # every other sentence is shorter
