@@ -51,21 +51,37 @@ def infer_shapes(graph: Graph) -> ShapeMap:
         if isinstance(tensor, gs.Constant) or not tensor.inputs:
             _seed(tensor, known)
     for node in graph.gs.nodes:
-        rule = None if node.domain else _RULES.get(node.op)
-        results: Sequence[Shape | None] = ()
-        if rule is not None:
-            results = rule(node, known)
+        results = _results(node, known)
         for position, output in enumerate(node.outputs):
             shape = results[position] if position < len(results) else None
             if shape is None:
                 shape = _declared(output)
             if shape is not None:
                 known.shapes[output.name] = shape
-        content = evaluate(node, known.contents, known.shapes)
+        content = _content(node, known)
         if content is not None and len(content.items) <= _MAX_ELEMENTS:
             known.contents[node.outputs[0].name] = content
             known.shapes[node.outputs[0].name] = content.shape
     return known
+
+
+_MALFORMED: Final = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+"""What a rule may raise for a node that lacks inputs or attributes, or holds impossible ones: nothing is known then."""
+
+
+def _results(node: gs.Node, known: ShapeMap) -> Sequence[Shape | None]:
+    rule = None if node.domain else _RULES.get(node.op)
+    try:
+        return () if rule is None else rule(node, known)
+    except _MALFORMED:
+        return ()
+
+
+def _content(node: gs.Node, known: ShapeMap) -> IntTensor | None:
+    try:
+        return evaluate(node, known.contents, known.shapes)
+    except _MALFORMED:
+        return None
 
 
 def _seed(tensor: gs.Tensor, known: ShapeMap) -> None:

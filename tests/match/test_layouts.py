@@ -26,7 +26,9 @@ def repeated(name: str, source: str, channels: str, tail: str = "one, n2, one, o
     """
 
 
-def grouped(before: str = "", keys: str = "kt = Transpose<perm=[0,1,3,2]>(k)", **more: str) -> Block:
+def grouped(
+    before: str = "", keys: str = "kt = Transpose<perm=[0,1,3,2]>(k)", **more: str
+) -> Block:
     """A block of 4 query heads over 2 key heads, from packed projections."""
     return Block(
         inputs=more.pop("inputs", PACKED),

@@ -1,5 +1,7 @@
 """Which masks become terms, and with what meaning."""
 
+from dataclasses import replace
+
 import pytest
 
 from qfa_passes.core.site import MaskKind
@@ -91,7 +93,7 @@ UNDERSTOOD = {
 def test_mask_terms(name: str) -> None:
     made, wanted = UNDERSTOOD[name]
     if name == "constant bias":
-        made = Block(**{**vars(made), "outputs": "float[B,4,2,6] o"})
+        made = replace(made, outputs="float[B,4,2,6] o")
     site = check_site(made.model())
     assert [(term.kind, term.tensor) for term in site.mask.terms] == wanted
     assert not site.mask.causal
@@ -129,7 +131,8 @@ REFUSED = {
     ),
     "more rows than queries": (
         block(
-            "y = Add(x, bias)", "float[B,4,1,8] q, float[B,4,T,8] k, float[B,4,T,6] v, float[M,T] bias"
+            "y = Add(x, bias)",
+            "float[B,4,1,8] q, float[B,4,T,8] k, float[B,4,T,6] v, float[M,T] bias",
         ),
         "stretches the scores at node 'n2'",
     ),

@@ -24,9 +24,7 @@ SCALED = {
     ),
     "on q": (Block(constants=ROOT, before="qs = Mul(q, c)", scores="x = MatMul(qs, kt)"), 0.125),
     "on k": (
-        Block(
-            constants=ROOT, before="ks = Mul(k, c)", keys="kt = Transpose<perm=[0,1,3,2]>(ks)"
-        ),
+        Block(constants=ROOT, before="ks = Mul(k, c)", keys="kt = Transpose<perm=[0,1,3,2]>(ks)"),
         0.125,
     ),
     "on k transposed": (
