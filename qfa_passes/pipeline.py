@@ -22,7 +22,7 @@ from qfa_passes.config import Options, Progress, StopAfter
 from qfa_passes.core.dataset import DataSet, Feed
 from qfa_passes.core.formats import AttentionFormat, Rotation, ScaleMode, VerifyLevel
 from qfa_passes.core.model import LoadedModel
-from qfa_passes.core.outcome import Report, SiteOutcome, SiteStatus, StageTiming
+from qfa_passes.core.outcome import Report, StageTiming
 from qfa_passes.core.plan import Plan, SitePlan, StaticScales
 from qfa_passes.core.site import AttentionSite, Refusal
 from qfa_passes.errors import InvalidDataError, NothingMatchedError, QfaError
@@ -36,6 +36,7 @@ from qfa_passes.normalize import NORMALIZE, raise_opset
 from qfa_passes.plan.choose import Candidate, candidates, choose, draft_plan
 from qfa_passes.plan.fit import fit_plan
 from qfa_passes.plan.plan_file import read_plan
+from qfa_passes.report.outcomes import site_outcomes
 from qfa_passes.rewrite import InsertQdq
 from qfa_passes.rewrite.insert_qdq import shared_view
 from qfa_passes.runtime.environment import describe_environment, library_or_none
@@ -117,6 +118,8 @@ class Run:
                 self._calibrate(normal, active)
         with self._stage("plan"):
             plan, errors = self._plan(normal, active, chosen)
+        outputs = [value.name for value in normal.proto.graph.output]
+        self._runs = [{name: run[name] for name in outputs} for run in self._runs]  # frees the rest
         result = normal
         if self.options.stop_after is not StopAfter.NORMALIZE:
             with self._stage("rewrite"):  # before fusing: the Q/DQ graph is an artefact of its own
@@ -129,7 +132,13 @@ class Run:
                     result, _ = self._fuse(self._rewrite(normal, plan, active), plan)
         with self._stage("verify"):
             self._verify_model(normal, result)
-        self._record(found, plan, errors)
+        self.report.sites = site_outcomes(
+            found,
+            plan,
+            errors,
+            bound=self.options.max_error,
+            stopped="" if self.options.stop_after is StopAfter.FUSE else self.options.stop_after,
+        )
         if self.options.require_match and not any(entry.quantized for entry in plan.sites):
             raise NothingMatchedError(
                 f"no attention was fused in '{self.report.source}'",
@@ -218,16 +227,12 @@ class Run:
             errors = self._measure(normal, sites, plan)
         else:
             plan, errors = self._best_plan(normal, sites)
-        out = {name for name, error in errors.items() if not self._holds(error)}
+        out = {name for name, error in errors.items() if not error.within(self.options.max_error)}
         kept = tuple(
             replace(entry, format=AttentionFormat.NONE) if entry.name in out else entry
             for entry in plan.sites
         )
         return _exempted(replace(plan, sites=kept), exempt), errors
-
-    def _holds(self, error: SiteError) -> bool:
-        """True if a site was compared with numbers and is within its bound."""
-        return error.compared > 0 and error.nmse <= self.options.max_error
 
     def _best_plan(
         self, normal: LoadedModel, sites: list[AttentionSite]
@@ -336,39 +341,6 @@ class Run:
                 result, self._feeds, self._runs, library=self._library is not None
             )
 
-    def _record(
-        self, found: list[AttentionSite | Refusal], plan: Plan, errors: dict[str, SiteError]
-    ) -> None:
-        for entry in found:
-            if isinstance(entry, Refusal):
-                reason = entry.reason + (f" ({entry.hint})" if entry.hint else "")
-                self.report.sites.append(SiteOutcome(entry.where, SiteStatus.REFUSED, reason))
-            else:
-                self.report.sites.append(self._outcome(entry, plan, errors.get(entry.name)))
-
-    def _outcome(self, site: AttentionSite, plan: Plan, error: SiteError | None) -> SiteOutcome:
-        entry = plan.site(site.name)
-        status, reason = SiteStatus.FUSED, ""
-        if entry is not None and entry.exempt:
-            status, reason = SiteStatus.EXEMPT, entry.exempt
-        elif error is not None and not self._holds(error):
-            status = SiteStatus.RESTORED
-            reason = f"NMSE {error.nmse:.1e} is above the bound {self.options.max_error:.1e}"
-            if not error.compared:
-                reason = "its output has no finite row to compare with"
-        elif entry is None or not entry.quantized:
-            status, reason = SiteStatus.EXEMPT, "left in float by the plan"
-        elif self.options.stop_after is not StopAfter.FUSE:
-            status, reason = SiteStatus.EXEMPT, f"stopped after {self.options.stop_after}"
-        return SiteOutcome(
-            name=site.name,
-            status=status,
-            reason=reason,
-            nmse=None if error is None else error.nmse,
-            bound=None if error is None else self.options.max_error,
-            description=describe(site),
-        )
-
     def _save(self, result: LoadedModel, output: Path) -> None:
         saved = write_model(
             result, output, external_data=self.options.external_data, source=self.source.path
@@ -377,18 +349,6 @@ class Run:
         self.report.sizes = {"before": serialize_inline(self.source).nbytes, "after": saved.nbytes}
         for path in saved.stale:
             self.report.warnings.append(f"'{path}' is no longer used by '{output}'")
-
-
-def describe(site: AttentionSite) -> str:
-    """Heads, channels and mask in a few words, e.g. ``GQA 9:3, D 64, causal``."""
-    kind = (
-        "MHA" if site.kv_num_heads == site.num_heads else "MQA" if site.kv_num_heads == 1 else "GQA"
-    )
-    heads = f"{site.num_heads}" if kind == "MHA" else f"{site.num_heads}:{site.kv_num_heads}"
-    channels = f"D {site.qk_channels}" + (
-        f"/{site.v_channels}" if site.v_channels != site.qk_channels else ""
-    )
-    return f"{kind} {heads}, {channels}, {site.mask.describe()}"
 
 
 def _exempted(plan: Plan, reasons: Mapping[str, str]) -> Plan:

@@ -107,6 +107,16 @@ class AttentionSite:
         """True if Q, K and V all pass a Q/DQ pair on their way in."""
         return all(operand.scale is not None for operand in (self.query, self.key, self.value))
 
+    def describe(self) -> str:
+        """Heads, channels and mask in a few words, e.g. ``GQA 9:3, D 64, causal``."""
+        heads, channels = f"MHA {self.num_heads}", f"D {self.qk_channels}"
+        if self.kv_num_heads != self.num_heads:
+            kind = "MQA" if self.kv_num_heads == 1 else "GQA"
+            heads = f"{kind} {self.num_heads}:{self.kv_num_heads}"
+        if self.v_channels != self.qk_channels:
+            channels += f"/{self.v_channels}"
+        return f"{heads}, {channels}, {self.mask.describe()}"
+
 
 @dataclass(frozen=True, slots=True)
 class Refusal:

@@ -37,6 +37,10 @@ class SiteError:
     max_abs: float
     compared: int
 
+    def within(self, bound: float) -> bool:
+        """True if numbers were compared and their NMSE is at most ``bound``."""
+        return self.compared > 0 and self.nmse <= bound
+
 
 def measure_site(
     site: AttentionSite,

@@ -7,8 +7,10 @@ import onnx
 import pytest
 from onnx import ModelProto, numpy_helper
 
-from qfa_passes import api
+from qfa_passes import api, pipeline
+from qfa_passes.core.site import AttentionSite, Refusal
 from qfa_passes.errors import NothingMatchedError, UsageError
+from qfa_passes.graph.ir import Graph
 from tests.end_to_end.outcomes import (
     float_outputs,
     fused_count,
@@ -141,3 +143,40 @@ def test_require_match_fails_when_nothing_is_fused(options: dict[str, str], tmp_
 @pytest.mark.parametrize("stop_after", ["normalize", "rewrite", "fuse"])
 def test_require_match_is_content_with_what_was_asked_for(stop_after: str) -> None:
     api.optimize(DECODER.model(), require_match=True, stop_after=stop_after)
+
+
+def test_site_that_is_not_found_again_stays_in_float(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No Q/DQ pair may stay where nothing is fused; the report tells."""
+    original = pipeline.find_sites
+
+    def forgetful(graph: Graph) -> list[AttentionSite | Refusal]:
+        return [
+            site
+            for site in original(graph)
+            if not (
+                isinstance(site, AttentionSite) and site.quantized and site.name == "attention_1"
+            )
+        ]
+
+    monkeypatch.setattr(pipeline, "find_sites", forgetful)
+    model = DECODER.model()
+    result = api.optimize(model)
+    assert statuses(result) == ["fused", "exempt", "fused"]
+    assert "not recognised" in result.report.sites[1].reason
+    assert operators(result.model).count("Softmax") == 1
+    assert "QuantizeLinear" not in operators(result.model)
+    feed = DECODER.feeds()
+    assert worst(outputs(result.model, feed), float_outputs(model, feed)) < 5e-4
+
+
+def test_site_without_a_number_to_compare_stays_in_float() -> None:
+    """Rows that see no key are NaN in the float model; nothing can be said of such a site."""
+    decoder = Decoder(layers=1)
+    model = decoder.model()
+    for tensor in model.graph.initializer:
+        if tensor.name == "nothing":
+            tensor.CopyFrom(numpy_helper.from_array(np.array(-np.inf, np.float32), "nothing"))
+    result = api.optimize(model)
+    assert statuses(result) == ["restored"]
+    assert "no finite row" in result.report.sites[0].reason
+    assert fused_count(result.model) == 0

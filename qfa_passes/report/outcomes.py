@@ -1,0 +1,83 @@
+"""What became of each attention candidate, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from qfa_passes.core.outcome import SiteOutcome, SiteStatus
+from qfa_passes.core.plan import Plan
+from qfa_passes.core.site import AttentionSite, Refusal
+
+
+class Measured(Protocol):
+    """The error of a site."""
+
+    @property
+    def nmse(self) -> float:
+        """Normalized mean squared error."""
+        ...
+
+    @property
+    def compared(self) -> int:
+        """Number of compared elements."""
+        ...
+
+    def within(self, bound: float) -> bool:
+        """True if the site may stay quantized."""
+        ...
+
+
+def site_outcomes(
+    found: Sequence[AttentionSite | Refusal],
+    plan: Plan,
+    errors: Mapping[str, Measured],
+    *,
+    bound: float,
+    stopped: str = "",
+) -> list[SiteOutcome]:
+    """Returns one outcome per candidate, in graph order.
+
+    Args:
+        found: What the matcher found.
+        plan: What was done.
+        errors: What was measured, by site name.
+        bound: Largest error of a site.
+        stopped: The stage that the run ended with, if it did so before fusing.
+    """
+    outcomes = []
+    for entry in found:
+        if isinstance(entry, Refusal):
+            reason = entry.reason + (f" ({entry.hint})" if entry.hint else "")
+            outcomes.append(SiteOutcome(entry.where, SiteStatus.REFUSED, reason))
+            continue
+        error = errors.get(entry.name)
+        status, reason = _fate(entry.name, plan, error, bound, stopped)
+        outcomes.append(
+            SiteOutcome(
+                name=entry.name,
+                status=status,
+                reason=reason,
+                nmse=None if error is None else error.nmse,
+                bound=None if error is None else bound,
+                description=entry.describe(),
+            )
+        )
+    return outcomes
+
+
+def _fate(
+    name: str, plan: Plan, error: Measured | None, bound: float, stopped: str
+) -> tuple[SiteStatus, str]:
+    entry = plan.site(name)
+    if entry is not None and entry.exempt:
+        return SiteStatus.EXEMPT, entry.exempt
+    if error is not None and not error.compared:
+        return SiteStatus.RESTORED, "its float output has no finite row to compare with"
+    if error is not None and not error.within(bound):
+        return SiteStatus.RESTORED, f"NMSE {error.nmse:.1e} is above the bound {bound:.1e}"
+    if entry is None or not entry.quantized:
+        return SiteStatus.EXEMPT, "left in float by the plan"
+    if stopped:
+        return SiteStatus.EXEMPT, f"stopped after {stopped}"
+    return SiteStatus.FUSED, ""

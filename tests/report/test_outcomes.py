@@ -1,0 +1,89 @@
+"""The fate of each candidate, from plan and measurements."""
+
+from dataclasses import dataclass, replace
+
+import pytest
+
+from qfa_passes.core.formats import AttentionFormat
+from qfa_passes.core.outcome import SiteStatus
+from qfa_passes.core.plan import Plan, SitePlan
+from qfa_passes.core.site import Mask, MaskKind, MaskTerm, Refusal
+from qfa_passes.report.outcomes import site_outcomes
+from qfa_passes.verify.sites import SiteError
+from tests.reference.golden_graphs import GROUPED_SITE
+
+BOUND = 5e-4
+QUANTIZED = Plan(sites=(SitePlan("attention"),))
+NONE = Plan(sites=(SitePlan("attention", AttentionFormat.NONE),))
+EXEMPT = Plan(sites=(SitePlan("attention", AttentionFormat.NONE, exempt="excluded by name"),))
+GOOD, BAD = SiteError(1e-4, 0.1, 100), SiteError(2e-3, 0.1, 100)
+
+
+@pytest.mark.parametrize(
+    ("plan", "error", "stopped", "status", "reason"),
+    [
+        (QUANTIZED, GOOD, "", SiteStatus.FUSED, ""),
+        (QUANTIZED, None, "", SiteStatus.FUSED, ""),
+        (QUANTIZED, SiteError(BOUND, 0.1, 1), "", SiteStatus.FUSED, ""),
+        (QUANTIZED, GOOD, "rewrite", SiteStatus.EXEMPT, "stopped after rewrite"),
+        (NONE, BAD, "", SiteStatus.RESTORED, "NMSE 2.0e-03 is above the bound 5.0e-04"),
+        (NONE, BAD, "rewrite", SiteStatus.RESTORED, "NMSE 2.0e-03 is above the bound 5.0e-04"),
+        (NONE, SiteError(float("nan"), 0, 9), "", SiteStatus.RESTORED, "NMSE nan is above"),
+        (NONE, SiteError(0.0, 0.0, 0), "", SiteStatus.RESTORED, "no finite row"),
+        (NONE, None, "", SiteStatus.EXEMPT, "left in float by the plan"),
+        (Plan(), None, "", SiteStatus.EXEMPT, "left in float by the plan"),
+        (EXEMPT, None, "", SiteStatus.EXEMPT, "excluded by name"),
+        (EXEMPT, BAD, "rewrite", SiteStatus.EXEMPT, "excluded by name"),
+    ],
+)
+def test_fate(
+    plan: Plan, error: SiteError | None, stopped: str, status: SiteStatus, reason: str
+) -> None:
+    errors = {} if error is None else {"attention": error}
+    (outcome,) = site_outcomes([GROUPED_SITE], plan, errors, bound=BOUND, stopped=stopped)
+    assert outcome.status is status
+    assert outcome.reason.startswith(reason) or reason in outcome.reason
+    assert bool(outcome.reason) == bool(reason)
+    assert (outcome.nmse is None) == (error is None) == (outcome.bound is None)
+
+
+def test_refusals_keep_their_place_and_hint() -> None:
+    found = [Refusal("softmax_0", "not understood", "export again"), GROUPED_SITE]
+    outcomes = site_outcomes(found, QUANTIZED, {}, bound=BOUND)
+    assert [outcome.name for outcome in outcomes] == ["softmax_0", "attention"]
+    assert outcomes[0].status is SiteStatus.REFUSED
+    assert outcomes[0].reason == "not understood (export again)"
+
+
+@dataclass(frozen=True)
+class Words:
+    """Heads and channels, and how they are told."""
+
+    heads: tuple[int, int]
+    channels: tuple[int, int]
+    mask: Mask
+    text: str
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        Words((9, 3), (64, 64), Mask(causal=True), "GQA 9:3, D 64, causal"),
+        Words((8, 1), (64, 32), Mask(), "MQA 8:1, D 64/32, none"),
+        Words((12, 12), (32, 32), GROUPED_SITE.mask, "MHA 12, D 32, mask"),
+        Words(
+            (1, 1), (8, 8), Mask(True, (MaskTerm("b", MaskKind.BIAS),)), "MHA 1, D 8, causal + bias"
+        ),
+    ],
+    ids=lambda words: words.text,
+)
+def test_description(words: Words) -> None:
+    site = replace(
+        GROUPED_SITE,
+        num_heads=words.heads[0],
+        kv_num_heads=words.heads[1],
+        qk_channels=words.channels[0],
+        v_channels=words.channels[1],
+        mask=words.mask,
+    )
+    assert site.describe() == words.text
