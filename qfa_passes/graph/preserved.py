@@ -131,7 +131,10 @@ def simplify_types(graph: GraphProto) -> None:
 
 def graph_header(graph: GraphProto) -> GraphProto:
     """Returns the parts of a graph that are neither nodes nor values."""
-    header = GraphProto(name=graph.name, doc_string=graph.doc_string)
+    header = GraphProto()
+    for name in ("name", "doc_string"):
+        if graph.HasField(name):
+            setattr(header, name, getattr(graph, name))
     header.metadata_props.extend(graph.metadata_props)
     header.quantization_annotation.extend(graph.quantization_annotation)
     return header
@@ -139,9 +142,9 @@ def graph_header(graph: GraphProto) -> GraphProto:
 
 def restore_graph_header(graph: GraphProto, header: GraphProto) -> None:
     """Puts back what `graph_header` returned."""
-    graph.name, graph.doc_string = header.name, header.doc_string
-    graph.metadata_props.extend(header.metadata_props)
-    graph.quantization_annotation.extend(header.quantization_annotation)
+    graph.ClearField("name")
+    graph.ClearField("doc_string")
+    graph.MergeFrom(header)
 
 
 def restore_values(
@@ -158,11 +161,9 @@ def restore_values(
     graph.input.extend(inputs)
     graph.output.extend(io[1])
     graph.initializer.extend(tensor for tensor in defaults if tensor.name in present)
-    exported = {value.name: value for value in graph.value_info}
-    computed = [
-        name for node in graph.node for name in node.output if name in values or name in exported
-    ]
+    left = {name for node in graph.node for name in node.output} | constants
     ends = {value.name for value in io[1]}
-    infos = [values.get(name) or exported[name] for name in computed if name not in ends]
+    new = [value for value in graph.value_info if value.name not in values]
+    infos = [value for name, value in values.items() if name in left and name not in ends] + new
     del graph.value_info[:]
     graph.value_info.extend(infos)

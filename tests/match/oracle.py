@@ -53,7 +53,7 @@ def run(proto: ModelProto, feeds: Mapping[str, Array], names: list[str]) -> dict
     exposed.graph.output.extend(ValueInfoProto(name=name) for name in wanted if name not in present)
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.intra_op_num_threads = 1
+    options.intra_op_num_threads, options.log_severity_level = 1, 4
     session = ort.InferenceSession(
         exposed.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )

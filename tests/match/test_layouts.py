@@ -10,7 +10,8 @@ from tests.match.oracle import check_site
 
 SHAPES = """int64[4] split_q = {0, 0, 4, 8}, int64[4] split_k = {0, 0, 2, 8}, int64[4] split_v = {0, 0, 2, 6},
     int64[1] a2 = {2}, int64[1] a3 = {3}, int64[1] a0 = {0}, int64[1] a1 = {1},
-    int64[1] n2 = {2}, int64[1] n4 = {4}, int64[1] n8 = {8}, int64[1] n6 = {6}, int64[1] m1 = {-1}, int64[1] one = {1}"""
+    int64[1] n2 = {2}, int64[1] n4 = {4}, int64[1] n8 = {8}, int64[1] n6 = {6},
+    int64[1] m1 = {-1}, int64[1] one = {1}"""
 PACKED = "float[B,S,32] q3, float[B,T,16] k3, float[B,T,12] v3"
 SPLIT = "q4 = Reshape(q3, split_q) k4 = Reshape(k3, split_k) v4 = Reshape(v3, split_v)"
 HEADS = """q = Transpose<perm=[0,2,1,3]>(q4) kh = Transpose<perm=[0,2,1,3]>(k4) vh = Transpose<perm=[0,2,1,3]>(v4)"""

@@ -16,7 +16,6 @@ from tests.match.oracle import check_site
 from tests.match.test_causal import INDEX
 from tests.match.test_layouts import HEADS, PACKED, REPEAT, SPLIT
 
-
 CONSTANTS = """
     int64[4] split_q = {0, 0, 4, 8}, int64[4] split_k = {0, 0, 2, 8}, int64[4] split_v = {0, 0, 2, 6},
     int64[1] a0 = {0}, int64[1] a1 = {1}, int64[1] a2 = {2}, int64[1] a3 = {3}, int64[1] one = {1}, int64[1] n2 = {2},

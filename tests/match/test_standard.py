@@ -109,8 +109,6 @@ def test_second_output_in_use() -> None:
 
 
 def test_foreign_attention_is_no_candidate() -> None:
-    from tests.match.blocks import find
-
     product, domains = "o = other.Attention(q, k, v)", ', "other": 1'
     block = replace(attention(), product=product, domains=domains)
     assert find(block.model()) == []
