@@ -45,7 +45,7 @@ from qfa_passes.save.serialize import serialize_inline
 from qfa_passes.verify.models import CALIBRATION_KEY
 from qfa_passes.verify.seeded import seeded_data
 from qfa_passes.verify.sites import SiteError, measure_site
-from qfa_passes.verify.whole_model import check_exact, compare_outputs, run_outputs
+from qfa_passes.verify.whole_model import check_exact, compare_outputs, run_outputs, tensor_outputs
 
 Array = npt.NDArray[Any]
 
@@ -118,7 +118,7 @@ class Run:
                 self._calibrate(normal, active)
         with self._stage("plan"):
             plan, errors = self._plan(normal, active, chosen)
-        outputs = [value.name for value in normal.proto.graph.output]
+        outputs = tensor_outputs(normal.proto.graph)
         self._runs = [{name: run[name] for name in outputs} for run in self._runs]  # frees the rest
         result = normal
         if self.options.stop_after is not StopAfter.NORMALIZE:
@@ -203,9 +203,13 @@ class Run:
                 hint="give at least one, or no data at all",
             )
         self.report.data = data.label
+        if self._library is None:
+            self.report.warnings.append(
+                "the operator library is missing: sites are measured by their function body; see `doctor`"
+            )
         self._statistics = {site.name: SiteStatistics(site) for site in sites}
         names = [name for site in sites for name in (*site_values(site), site.output)]
-        names += [value.name for value in normal.proto.graph.output]
+        names += tensor_outputs(normal.proto.graph)
         for number, values in enumerate(capture(normal, names, data.feeds)):
             self._progress("calibrate", number, len(data.feeds))
             for statistics in self._statistics.values():

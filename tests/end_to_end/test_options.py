@@ -234,3 +234,13 @@ def test_normalized_artefact_is_plain() -> None:
     result = api.optimize(DECODER.model(), stop_after="normalize")
     assert operators(result.model).count("Softmax") == 2
     assert {site.reason for site in result.report.sites} == {"stopped after normalize"}
+
+
+def test_without_the_library_the_body_is_measured(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("QFA_LIBRARY", str(tmp_path / "nothing.so"))
+    result = api.optimize(DECODER.model())
+    assert statuses(result) == ["fused", "fused"]
+    assert result.report.sites[0].nmse is not None
+    assert "the operator library is missing" in " ".join(result.report.warnings)

@@ -210,6 +210,23 @@ def test_model_without_attention(stop_after: str) -> None:
     assert worst(outputs(result.model, feed, library=False), float_outputs(model, feed)) == 0
 
 
+@pytest.mark.parametrize("alone", [False, True])
+@pytest.mark.parametrize("verify", ["fast", "full"])
+def test_output_that_is_a_sequence(alone: bool, verify: str) -> None:
+    """It cannot be compared, and need not be."""
+    model = DECODER.model()
+    model.graph.node.append(helper.make_node("SequenceConstruct", ["y", "q0"], ["pair"]))
+    model.graph.output.append(helper.make_tensor_sequence_value_info("pair", 1, None))
+    if alone:
+        del model.graph.output[0]
+    result = api.optimize(model, verify=verify)
+    assert statuses(result) == ["fused", "fused"]
+    assert set(result.report.model_nmse) == (set() if alone else {"y"})
+    feed = DECODER.feeds()
+    got, wanted = outputs(result.model, feed)[-1], float_outputs(model, feed)[-1]
+    assert worst(list(got), list(wanted)) < 5e-4
+
+
 def test_functions_and_notes_of_the_model_stay() -> None:
     model = DECODER.model()
     model.functions.append(
