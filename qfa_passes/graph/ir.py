@@ -8,12 +8,12 @@ body captures stand as extra inputs of the control-flow node, so that ordering a
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TypeGuard
 
 import onnx
 import onnx_graphsurgeon as gs
-from onnx import GraphProto, ModelProto
+from onnx import GraphProto, ModelProto, NodeProto
 from onnx_graphsurgeon.logger import G_LOGGER
 
 from qfa_passes.errors import InvalidModelError
@@ -95,6 +95,11 @@ class Graph:
     def add(self, node: gs.Node) -> None:
         """Appends a node; `finish` puts it in order."""
         self.gs.nodes.append(node)
+
+    def imported(self) -> Iterator[NodeProto]:
+        """Yields the imported nodes that are still there, as they were, without their inputs and outputs."""
+        present = {node.name for node in self.gs.nodes}
+        yield from (kept.proto for name, kept in self._kept.items() if name in present)
 
     def is_captured(self, tensor: gs.Tensor) -> bool:
         """True if the body of a control-flow node reads the value by its name."""

@@ -11,6 +11,7 @@ from qfa_passes.core.site import AttentionSite, Refusal
 from qfa_passes.graph.ir import Graph, is_op, producer
 from qfa_passes.match import decomposed, standard
 from qfa_passes.match.context import MatchContext, MatchFailure
+from qfa_passes.match.nested import nested_attention
 
 _PATTERNS: Final[
     tuple[tuple[Callable[[gs.Node], bool], Callable[[MatchContext, gs.Node], AttentionSite]], ...]
@@ -21,7 +22,7 @@ _PATTERNS: Final[
 
 
 def find_sites(graph: Graph) -> list[AttentionSite | Refusal]:
-    """Returns one record per candidate of the main graph, in graph order.
+    """Returns one record per candidate of the main graph, in graph order, and a refusal for each that is nested.
 
     A softmax that feeds no product (a classifier head) is not a candidate and is passed over in silence.
     """
@@ -37,14 +38,14 @@ def find_sites(graph: Graph) -> list[AttentionSite | Refusal]:
                 if is_op(node, "Softmax") and not _near_product(node):
                     continue
                 found.append(Refusal(node.name, failure.reason, failure.hint))
-    return found
+    return found + nested_attention(graph)
 
 
 def _near_product(softmax: gs.Node) -> bool:
     """True if a product reads the softmax output, at most a few steps on, or computes its input."""
     frontier = [softmax.outputs[0]]
     for _ in range(6):
-        following = [node for tensor in frontier for node in tensor.outputs]
+        following = {id(node): node for tensor in frontier for node in tensor.outputs}.values()
         if any(is_op(node, "MatMul", "Gemm", "Einsum") for node in following):
             return True
         frontier = [tensor for node in following for tensor in node.outputs]
