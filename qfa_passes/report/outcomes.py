@@ -75,7 +75,7 @@ def _fate(
     if error is not None and not error.compared:
         return SiteStatus.RESTORED, "its float output has no finite row to compare with"
     if error is not None and not error.within(bound):
-        return SiteStatus.RESTORED, f"NMSE {error.nmse:.1e} is above the bound {bound:.1e}"
+        return SiteStatus.RESTORED, f"NMSE {error.nmse:.2e} is above the bound {bound:.2e}"
     if entry is None or not entry.quantized:
         return SiteStatus.EXEMPT, "left in float by the plan"
     if stopped:

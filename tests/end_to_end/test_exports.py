@@ -34,6 +34,9 @@ FORMS = [
     (Exporter.DYNAMO23, "sdpa"),
 ]
 BUILDERS = {"smollm2": smollm2, "minilm": minilm}
+BOUNDS = {"smollm2": 5e-4, "minilm": 1e-6}
+"""NMSE of the outputs. The tiny MiniLM has random weights that let attention count for little: with a scale wrong by a
+fifth its error is 6e-6."""
 Export = Callable[[str, Exporter, str], ModelProto]
 
 
@@ -54,6 +57,7 @@ def feeds(builder: str, batch: int, length: int, *, padded: bool) -> dict[str, A
     ids = np.random.default_rng(length).integers(0, 128, (batch, length))
     mask = np.ones_like(ids)
     if padded:
+        mask[0, : length // 3] = 0
         mask[-1, length // 2 :] = 0
     inputs = {"input_ids": ids, "attention_mask": mask}
     if builder == "minilm":
@@ -77,12 +81,12 @@ def test_every_attention_is_fused_and_right(
         wanted = [value[seen] for value in float_outputs(model, feed)]
         for library in (True, False):
             got = [value[seen] for value in outputs(result.model, feed, library=library)]
-            assert worst(got, wanted) < 1e-3, (batch, length, library)
+            assert worst(got, wanted) < BOUNDS[builder], (batch, length, library)
         kernel, body = (
             [value[seen] for value in outputs(result.model, feed, library=library)]
             for library in (True, False)
         )
-        assert worst(body, kernel) < 1e-4
+        assert worst(body, kernel) < BOUNDS[builder] / 5
 
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: f"{form[0]}-{form[1]}")
@@ -99,7 +103,7 @@ def test_qdq_graph_runs_in_stock_runtime_at_every_level(
     wanted = [value[seen] for value in float_outputs(model, feed)]
     for level in LEVELS:
         got = [value[seen] for value in outputs(result.model, feed, library=False, level=level)]
-        assert worst(got, wanted) < 5e-3
+        assert worst(got, wanted) < 10 * BOUNDS[builder]
 
 
 @pytest.mark.parametrize("builder", list(BUILDERS))

@@ -45,7 +45,7 @@ def test_every_site_out_of_bound_is_restored(tmp_path: Path) -> None:
     for site in result.report.sites:
         assert site.bound == 1e-9
         assert site.nmse is not None and site.nmse > 1e-9
-        assert "above the bound 1.0e-09" in site.reason
+        assert "above the bound 1.00e-09" in site.reason
     saved = onnx.load(tmp_path / "out.onnx")
     assert operators(saved).count("Softmax") == 3
     assert not {"QuantFlashAttention", "QuantizeLinear"} & set(operators(saved))
