@@ -24,7 +24,9 @@ HEADS = ((12, 12, 64), (9, 3, 64), (32, 8, 128))
 
 def main() -> None:
     """Parses options, measures, prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true", help="one set of heads, fewer rounds")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--lengths", default="128,512,2048")
@@ -34,8 +36,12 @@ def main() -> None:
     rounds = 5 if options.quick else options.rounds
     for name, value in describe_environment(library_or_none()).items():
         print(f"{name}: {value}")
-    print(f"threads: {options.threads}, rounds: {rounds}, library: {qfa_passes.get_library_path()}\n")
-    print(f"{'heads, channels, length':34} {'ours ms':>9} {'GFLOP/s':>8} {'NMSE':>8}  ratio to each peer (quartiles)")
+    print(
+        f"threads: {options.threads}, rounds: {rounds}, library: {qfa_passes.get_library_path()}\n"
+    )
+    print(
+        f"{'heads, channels, length':34} {'ours ms':>9} {'GFLOP/s':>8} {'NMSE':>8}  ratio to each peer (quartiles)"
+    )
     for heads in HEADS[:1] if options.quick else HEADS:
         for length in lengths:
             for causal in (False, True):
@@ -45,7 +51,9 @@ def main() -> None:
 def report(shape: Shape, threads: int, rounds: int) -> None:
     """Measures one shape and prints its line."""
     mine = ours(shape, threads)
-    others = {name: run for name, make in PEERS.items() if (run := make(shape, threads)) is not None}
+    others = {
+        name: run for name, make in PEERS.items() if (run := make(shape, threads)) is not None
+    }
     times = in_turns([mine, *others.values()], rounds)
     cells = []
     for name, peer in zip(others, times[1:], strict=True):

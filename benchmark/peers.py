@@ -50,7 +50,9 @@ def operands(shape: Shape, seed: int = 0) -> tuple[Array, Array, Array]:
     random = np.random.default_rng(seed)
     size = (1, shape.heads, shape.length, shape.channels)
     kv_size = (1, shape.kv_heads, shape.length, shape.channels)
-    return tuple(random.standard_normal(each, dtype=np.float32) for each in (size, kv_size, kv_size))  # type: ignore[return-value]
+    return tuple(
+        random.standard_normal(each, dtype=np.float32) for each in (size, kv_size, kv_size)
+    )  # type: ignore[return-value]
 
 
 def ours(shape: Shape, threads: int) -> Run:
@@ -75,7 +77,9 @@ def ours(shape: Shape, threads: int) -> Run:
 def attention_23(shape: Shape, threads: int) -> Run:
     """The standard operator in float32."""
     scale = shape.channels**-0.5
-    node = helper.make_node("Attention", ["q", "k", "v"], ["y"], is_causal=int(shape.causal), scale=scale)
+    node = helper.make_node(
+        "Attention", ["q", "k", "v"], ["y"], is_causal=int(shape.causal), scale=scale
+    )
     return _bhsd(node, shape, threads)
 
 
@@ -159,22 +163,37 @@ def _runner(
 ) -> Run:
     nodes = nodes if isinstance(nodes, list) else [nodes]
     inputs = [
-        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
+        helper.make_tensor_value_info(
+            name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape
+        )
         for name, array in feeds.items()
     ]
     outputs = [
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in nodes[-1].output if name
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
+        for name in nodes[-1].output
+        if name
     ]
-    initializers = [onnx.numpy_helper.from_array(array, name) for name, array in (constants or {}).items()]
+    initializers = [
+        onnx.numpy_helper.from_array(array, name) for name, array in (constants or {}).items()
+    ]
     graph = helper.make_graph(nodes, "peer", inputs, outputs, initializers)
-    imports = [helper.make_opsetid("", 23), helper.make_opsetid("com.microsoft", 1), helper.make_opsetid(opspec.DOMAIN, 1)]
+    imports = [
+        helper.make_opsetid(domain, version)
+        for domain, version in (
+            ("", 23),
+            ("com.microsoft", 1),
+            (opspec.DOMAIN, opspec.DOMAIN_VERSION),
+        )
+    ]
     model = helper.make_model(graph, opset_imports=imports, ir_version=10)
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
     if library:
         options.register_custom_ops_library(qfa_passes.get_library_path())
-    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
     binding = session.io_binding()
     for name, array in feeds.items():
         binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array))

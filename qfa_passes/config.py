@@ -92,4 +92,6 @@ def parse_patterns(patterns: tuple[str, ...]) -> tuple[re.Pattern[str], ...]:
     try:
         return tuple(re.compile(pattern) for pattern in patterns)
     except re.error as error:
-        raise UsageError(f"exclude pattern '{error.pattern!s}' is no regular expression", why=str(error)) from None
+        raise UsageError(
+            f"exclude pattern '{error.pattern!s}' is no regular expression", why=str(error)
+        ) from None

@@ -71,7 +71,7 @@ def _vector(name: str, values: list[int]) -> str:
 @given(chains(), st.permutations(range(4)))
 def test_views_of_keys_and_values(chain: tuple[str, str, list[int]], perm: list[int]) -> None:
     constants, nodes, dims = chain
-    first, (batch, heads, rows, channels) = dims[:4], dims[4:]
+    first, (batch, heads, _, channels) = dims[:4], dims[4:]
     extents = ",".join(map(str, first))
     block = Block(
         inputs=f"float[{batch},{heads},3,{channels}] q, float[{extents}] k0",

@@ -198,7 +198,9 @@ def test_the_lowest_float_masks_but_does_not_empty_a_row() -> None:
     np.testing.assert_array_equal(output[:, :, [0, 2]], expected[:, :, [0, 2]])
     # The row that sees nothing else is what float attention makes of it: the mean of V.
     exact = attention_float64(q, k, v, scale=0.25, masking=lowest)
-    np.testing.assert_allclose(exact[:, :, 1], v.repeat(2, axis=1).mean(axis=2, dtype=np.float64), rtol=1e-6)
+    np.testing.assert_allclose(
+        exact[:, :, 1], v.repeat(2, axis=1).mean(axis=2, dtype=np.float64), rtol=1e-6
+    )
     assert nmse(output[:, :, 1], exact[:, :, 1]) <= BOUND
 
 
