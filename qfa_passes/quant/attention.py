@@ -56,8 +56,10 @@ class Masking:
         """Returns flags of keys that count, their bias in base 2 (both (B, H, S, T)), and rows that only average."""
         bias = np.broadcast_to(np.asarray(0 if self.bias is None else self.bias, np.float32), shape)
         seen, low = self.visible(shape), bias <= LOWEST_BIAS
-        averages = seen.any(axis=-1, keepdims=True) & ~(seen & ~low).any(axis=-1, keepdims=True)
-        bias = np.where(averages, 0, np.minimum(bias, BIAS_LIMIT, where=np.isfinite(bias), out=bias.copy()))
+        sees_any, sees_more = (np.any(x, axis=-1, keepdims=True) for x in (seen, seen & ~low))
+        averages: Bool = np.logical_and(sees_any, ~sees_more)
+        clamped = np.minimum(bias, BIAS_LIMIT, where=np.isfinite(bias), out=bias.copy())
+        bias = np.where(averages, 0, clamped)
         return seen & (averages | ~low), np.where(low, 0, bias) * LOG2_E, averages
 
 
