@@ -31,7 +31,9 @@ def raise_opset(proto: ModelProto) -> ModelProto:
     Raises:
         UnsupportedModelError: The converter of the onnx package cannot convert it.
     """
-    version = next((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), 0)
+    version = next(
+        (entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), 0
+    )
     if version >= OLDEST_OPSET:
         return proto
     try:
