@@ -42,7 +42,7 @@ from qfa_passes.rewrite.insert_qdq import shared_view
 from qfa_passes.runtime.environment import describe_environment, library_or_none
 from qfa_passes.save import write_model
 from qfa_passes.save.serialize import serialize_inline
-from qfa_passes.verify.models import CALIBRATION_KEY
+from qfa_passes.verify.models import CALIBRATION_KEY, verify_models
 from qfa_passes.verify.seeded import seeded_data
 from qfa_passes.verify.sites import SiteError, measure_site
 from qfa_passes.verify.whole_model import check_exact, compare_outputs, run_outputs, tensor_outputs
@@ -92,6 +92,7 @@ class Run:
         self.source, self.options, self.data = source, options, data
         self.report = Report(source=str(source.path or "<ModelProto>"), settings=options.as_words())
         self._progress: Progress = progress or (lambda stage, done, total: None)
+        self._used = DataSet((), "")
         self._feeds: tuple[Feed, ...] = ()
         self._runs: list[dict[str, Array]] = []
         self._statistics: dict[str, SiteStatistics] = {}
@@ -217,6 +218,7 @@ class Run:
             if number < _HELD_RUNS:
                 self._runs.append(values)
         self._feeds = data.feeds[:_HELD_RUNS]
+        self._used = data
 
     def _plan(
         self, normal: LoadedModel, sites: list[AttentionSite], exempt: dict[str, str]
@@ -344,6 +346,14 @@ class Run:
             self.report.model_nmse = compare_outputs(
                 result, self._feeds, self._runs, library=self._library is not None
             )
+        plain = len(tensor_outputs(normal.proto.graph)) == len(normal.proto.graph.output)
+        if (
+            self.options.verify is VerifyLevel.FULL
+            and result is not normal
+            and plain
+            and self._library
+        ):
+            self.report.comparison = verify_models(self.source, result, self._used)
 
     def _save(self, result: LoadedModel, output: Path) -> None:
         saved = write_model(

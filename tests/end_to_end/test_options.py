@@ -126,6 +126,18 @@ def test_verify_off_runs_nothing() -> None:
 def test_verify_full_passes(stop_after: str) -> None:
     result = api.optimize(DECODER.model(), verify="full", stop_after=stop_after)
     assert set(result.report.model_nmse) == (set() if stop_after == "normalize" else {"y"})
+    assert (result.report.comparison is None) == (stop_after == "normalize")
+
+
+def test_verify_full_compares_predictions(tmp_path: Path) -> None:
+    text = tmp_path / "some.txt"
+    text.write_bytes(HELDOUT.read_bytes()[:1200])
+    comparison = api.optimize(TINY_LM, calibration=text, verify="full").report.comparison
+    assert comparison is not None
+    assert comparison.guard.verdict == "pass"
+    assert comparison.language is not None
+    assert comparison.language.kld_mean < 1.5e-3
+    assert abs(comparison.language.change) < 3e-3
 
 
 def test_calibration_from_arrays(tmp_path: Path) -> None:
