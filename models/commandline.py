@@ -18,6 +18,17 @@ class Build(Protocol):
         ...
 
 
+def add_exporter_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``--exporter``."""
+    parser.add_argument(
+        "--exporter",
+        type=Exporter,
+        choices=list(Exporter),
+        default=Exporter.TORCHSCRIPT17,
+        help="who writes the graph (default: %(default)s)",
+    )
+
+
 def build_from_command_line(program: str, description: str | None, build: Build) -> None:
     """Parse the command line, build, and print where the model lies."""
     parser = argparse.ArgumentParser(
@@ -26,13 +37,7 @@ def build_from_command_line(program: str, description: str | None, build: Build)
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
-    parser.add_argument(
-        "--exporter",
-        type=Exporter,
-        choices=list(Exporter),
-        default=Exporter.TORCHSCRIPT17,
-        help="who writes the graph (default: %(default)s)",
-    )
+    add_exporter_option(parser)
     parser.add_argument(
         "--attn",
         choices=("sdpa", "eager"),

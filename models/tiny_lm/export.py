@@ -12,6 +12,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from models.commandline import add_exporter_option
 from models.exporters import Exporter, export_onnx
 
 if TYPE_CHECKING:
@@ -57,13 +58,7 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE")
-    parser.add_argument(
-        "--exporter",
-        type=Exporter,
-        choices=list(Exporter),
-        default=Exporter.TORCHSCRIPT17,
-        help="who writes the graph (default: %(default)s)",
-    )
+    add_exporter_option(parser)
     parser.add_argument("--weights", type=Path, default=WEIGHTS, metavar="FILE")
     options = parser.parse_args()
     print(export(options.output, options.exporter, weights=options.weights))
