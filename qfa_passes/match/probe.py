@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain, product
 from math import prod
 from typing import Final
 
@@ -22,16 +23,16 @@ from qfa_passes.graph.constants import constant_value
 from qfa_passes.graph.dims import Dim
 from qfa_passes.graph.ir import Graph, producer
 from qfa_passes.graph.shapes import Shape, ShapeMap
-from qfa_passes.match.mask_bound import LARGEST_BOUND, mask_bound, symbols_of
+from qfa_passes.match.mask_bound import mask_bound, symbols_of
 
 _MOST_NODES: Final = 400
-_MOST_SYMBOLS: Final = 6
 _MOST_ELEMENTS: Final = 1 << 22
-_SHORT: Final = (1, 2, 3)
-_LONG: Final = 80
-_LONGER: Final = 97
-# Two boundaries whose coefficients and offset sum to LARGEST_BOUND at most cross, if at all, at an index below this.
-assert LARGEST_BOUND**2 // 2 < _LONG
+_LARGEST_BOUND: Final = 10
+"""Sum of the numbers in all comparisons of a mask; the plain triangle has 2."""
+
+# Every pair of lengths is tried up to a number above that sum, and some far longer ones.
+_EVERY: Final = {0: 1, 1: 24, 2: 13}
+_FAR: Final = (80, 97)
 
 _UNREPEATABLE: Final = frozenset(
     (
@@ -81,11 +82,11 @@ def probe_mask(
             *(dim for value in cone.shaped for dim in _items(shapes, value)),
         ]
     )
-    if others is None or len(lengths | others) > _MOST_SYMBOLS:
+    if others is None or len(lengths) not in _EVERY:
         return None
     if lengths | others:
-        bound = mask_bound(cone.nodes, cone.constants, cone.shaped, shapes)
-        if bound is None or bound > LARGEST_BOUND:
+        bound = mask_bound(cone.nodes, cone.constants, cone.shaped, shapes, lengths)
+        if bound is None or bound > _LARGEST_BOUND:
             return None
     probes = []
     evaluator = _evaluator(graph, cone, tensor)
@@ -136,20 +137,13 @@ def _items(shapes: ShapeMap, value: gs.Tensor) -> tuple[Dim, ...]:
 
 
 def _assignments(lengths: list[str], others: list[str]) -> Iterator[dict[str, int]]:
-    """Yields numbers for the symbols: equal ones, one that is far larger or smaller, and all distinct."""
-    for short in _SHORT:
-        yield dict.fromkeys((*lengths, *others), short)
-    if not lengths and not others:
-        return
-    yield {**dict.fromkeys(lengths, _LONG), **dict.fromkeys(others, 2)}
-    for symbol in (*lengths, *others):
-        yield {**dict.fromkeys((*lengths, *others), 3), symbol: _LONGER}
-    if len(lengths) > 1:
-        for odd in lengths:
-            yield {**dict.fromkeys(lengths, _LONG), **dict.fromkeys(others, 2), odd: 1}
-    for order in (lengths, lengths[::-1]):
-        steps = {symbol: 5 + 6 * index for index, symbol in enumerate(order)}
-        yield {**dict.fromkeys(others, 2), **steps}
+    """Yields numbers for the symbols: all short lengths, and combinations with long ones."""
+    short = range(1, 1 + _EVERY[len(lengths)])
+    far = product((3, *_FAR), repeat=len(lengths)) if lengths else ()
+    for sizes in chain(product(short, repeat=len(lengths)), far):
+        yield {**dict.fromkeys(others, 2), **dict(zip(lengths, sizes, strict=True))}
+    # Other symbols, such as the batch, are in shapes only; mask_bound sees to it.
+    yield {**dict.fromkeys(others, 5), **dict.fromkeys(lengths, 3)}
 
 
 def _elements(shape: Shape | None, numbers: dict[str, int]) -> int:

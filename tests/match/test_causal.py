@@ -93,6 +93,9 @@ NOT_TRIANGLES = {
     "steep": f"""{INDEX} n = Add(i, i) m = LessOrEqual(j, n) y = Where(m, x, ninf)""",
     "depends on the batch": f"""{INDEX} B = Gather(qs, i0) m1 = LessOrEqual(j, i) m2 = Greater(B, S)
         m = Or(m1, m2) y = Where(m, x, ninf)""",
+    "only when lengths differ": f"""{INDEX} past = Sub(T, S) m1 = LessOrEqual(j, i) e = Equal(i, past)
+        p1 = Greater(past, i0)
+        m2 = And(e, p1) m = Or(m1, m2) y = Where(m, x, ninf)""",
     "weak fill": f"{INDEX} m = LessOrEqual(j, i) y = Where(m, x, small)",
 }
 
@@ -122,6 +125,10 @@ HIDDEN = {
     "from positions": f"""{INDEX} pos = Unsqueeze(ids, a1) m = LessOrEqual(j, pos) y = Where(m, x, ninf)""",
     "window that an input sets": f"""{INDEX} n = Sub(i, width) m1 = LessOrEqual(j, i) m2 = LessOrEqual(j, n)
         m3 = Not(m2) c1 = Or(m3, m3) b1 = Cast<to=7>(m1) b2 = Cast<to=7>(c1) c = Mul(b1, b2) m = Cast<to=9>(c)
+        y = Where(m, x, ninf)""",
+    "index of few bits": f"""{INDEX} fi = Cast<to=10>(i) fj = Cast<to=10>(j) m = LessOrEqual(fj, fi)
+        y = Where(m, x, ninf)""",
+    "index that wraps": f"""{INDEX} bi = Cast<to=3>(i) bj = Cast<to=3>(j) m = LessOrEqual(bj, bi)
         y = Where(m, x, ninf)""",
     "random": f"""{INDEX} r = RandomUniform<shape=[1,1], low=2.0, high=3.0>() f = Cast<to=1>(j) g = Mul(f, r)
         h = Cast<to=1>(i) u = LessOrEqual(f, h) y = Where(u, x, ninf) unused = Identity(g)""",
