@@ -76,7 +76,7 @@ def _in_type(value: float, dtype: object) -> float | None:
 
 def scaled_input(node: gs.Node, shapes: ShapeMap) -> tuple[gs.Tensor, float] | None:
     """Reads Mul(x, c), Mul(c, x) or Div(x, c) with a fixed finite c; returns (x, factor)."""
-    if node.op not in ("Mul", "Div") or node.domain:
+    if node.op not in ("Mul", "Div") or node.domain or len(node.inputs) != 2:
         return None
     left, right = node.inputs
     factor = fixed_scalar(right, shapes)
