@@ -11,29 +11,25 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
 
-import numpy.typing as npt
 import onnx
 from onnx import ModelProto
 
-from qfa_passes.calibrate import SiteStatistics, capture
 from qfa_passes.config import Options, Progress, StopAfter
-from qfa_passes.core.dataset import DataSet, Feed
-from qfa_passes.core.formats import AttentionFormat, Rotation, ScaleMode, VerifyLevel
+from qfa_passes.core.dataset import DataSet
+from qfa_passes.core.formats import AttentionFormat, ScaleMode, VerifyLevel
 from qfa_passes.core.model import LoadedModel
 from qfa_passes.core.outcome import Report, StageTiming
-from qfa_passes.core.plan import Plan, SitePlan, StaticScales
+from qfa_passes.core.plan import Plan, SitePlan
 from qfa_passes.core.site import AttentionSite, Refusal
-from qfa_passes.errors import InvalidDataError, NothingMatchedError, QfaError
-from qfa_passes.fuse.attach_body import attach_body, present_channels, present_rotation
+from qfa_passes.errors import NothingMatchedError, QfaError
+from qfa_passes.evidence import HELD_RUNS, Evidence
+from qfa_passes.fuse.attach_body import attach_body, present_channels
 from qfa_passes.fuse.fuse_attention import FuseAttention
-from qfa_passes.fuse.replay import replay_model, site_values
 from qfa_passes.graph.graph_pass import GraphPass, run_passes
 from qfa_passes.graph.ir import Graph
 from qfa_passes.match import find_sites
 from qfa_passes.normalize import NORMALIZE, raise_opset
-from qfa_passes.plan.choose import Candidate, candidates, choose, draft_plan
 from qfa_passes.plan.fit import fit_plan
 from qfa_passes.plan.plan_file import read_plan
 from qfa_passes.report.outcomes import site_outcomes
@@ -44,13 +40,8 @@ from qfa_passes.save import write_model
 from qfa_passes.save.serialize import serialize_inline
 from qfa_passes.verify.models import CALIBRATION_KEY, verify_models
 from qfa_passes.verify.seeded import seeded_data
-from qfa_passes.verify.sites import SiteError, measure_site
+from qfa_passes.verify.sites import SiteError
 from qfa_passes.verify.whole_model import check_exact, compare_outputs, run_outputs, tensor_outputs
-
-Array = npt.NDArray[Any]
-
-_HELD_RUNS: Final = 2
-"""Runs whose activations are kept for measuring sites; statistics see all runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +83,6 @@ class Run:
         self.source, self.options, self.data = source, options, data
         self.report = Report(source=str(source.path or "<ModelProto>"), settings=options.as_words())
         self._progress: Progress = progress or (lambda stage, done, total: None)
-        self._used = DataSet((), "")
-        self._feeds: tuple[Feed, ...] = ()
-        self._runs: list[dict[str, Array]] = []
-        self._statistics: dict[str, SiteStatistics] = {}
         self._library = library_or_none()
 
     def __call__(self, output: Path | None) -> Outcome:
@@ -114,25 +101,25 @@ class Run:
         sites = [entry for entry in found if isinstance(entry, AttentionSite)]
         chosen = self._chosen(normal, sites)
         active = [site for site in sites if site.name not in chosen]
+        evidence = Evidence(normal, self.options, self._progress, library=self._library is not None)
         if self._needs_runs(active):
-            with self._stage("calibrate"):
-                self._calibrate(normal, active)
+            with self._stage("calibrate"):  # before planning: the plan follows what is measured
+                evidence.gather(active, self._data(normal))
         with self._stage("plan"):
-            plan, errors = self._plan(normal, active, chosen)
-        outputs = tensor_outputs(normal.proto.graph)
-        self._runs = [{name: run[name] for name in outputs} for run in self._runs]  # frees the rest
+            plan, errors = self._plan(evidence, active, chosen)
+        evidence.forget_inner_values()
         result = normal
         if self.options.stop_after is not StopAfter.NORMALIZE:
             with self._stage("rewrite"):  # before fusing: the Q/DQ graph is an artefact of its own
-                result = self._rewrite(normal, plan, active)
+                result = self._rewrite(normal, plan, active, evidence)
         if self.options.stop_after is StopAfter.FUSE:
             with self._stage("fuse"):  # finds the sites again, through their Q/DQ pairs
                 result, lost = self._fuse(result, plan)
                 if lost:  # a Q/DQ pair must not stay where nothing is fused
                     plan = _exempted(plan, dict.fromkeys(lost, "its Q/DQ form is not recognised"))
-                    result, _ = self._fuse(self._rewrite(normal, plan, active), plan)
+                    result, _ = self._fuse(self._rewrite(normal, plan, active, evidence), plan)
         with self._stage("verify"):
-            self._verify_model(normal, result)
+            self._verify_model(normal, result, evidence)
         self.report.sites = site_outcomes(
             found,
             plan,
@@ -187,10 +174,11 @@ class Run:
         )
         return self.options.verify is not VerifyLevel.OFF or self.data is not None or steps
 
-    def _calibrate(self, normal: LoadedModel, sites: list[AttentionSite]) -> None:
+    def _data(self, normal: LoadedModel) -> DataSet:
+        """The inputs to run the float model on; says in the report what they are."""
         data = self.data
         if data is None:
-            data = seeded_data(normal.proto, seed=self.options.seed, samples=_HELD_RUNS)
+            data = seeded_data(normal.proto, seed=self.options.seed, samples=HELD_RUNS)
             self.report.warnings.append(
                 "no calibration data: sites are verified on seeded random inputs; give --calib for real ones"
             )
@@ -198,30 +186,15 @@ class Run:
                 self.report.warnings.append(
                     "static steps come from random inputs and will not fit real ones"
                 )
-        if not data.feeds:
-            raise InvalidDataError(
-                f"the calibration data ({data.label}) holds no sample",
-                hint="give at least one, or no data at all",
-            )
-        self.report.data = data.label
         if self._library is None:
             self.report.warnings.append(
                 "the operator library is missing: sites are measured by their function body; see `doctor`"
             )
-        self._statistics = {site.name: SiteStatistics(site) for site in sites}
-        names = [name for site in sites for name in (*site_values(site), site.output)]
-        names += tensor_outputs(normal.proto.graph)
-        for number, values in enumerate(capture(normal, names, data.feeds)):
-            self._progress("calibrate", number, len(data.feeds))
-            for statistics in self._statistics.values():
-                statistics.update(values, f"run {number} of {data.label}")
-            if number < _HELD_RUNS:
-                self._runs.append(values)
-        self._feeds = data.feeds[:_HELD_RUNS]
-        self._used = data
+        self.report.data = data.label
+        return data
 
     def _plan(
-        self, normal: LoadedModel, sites: list[AttentionSite], exempt: dict[str, str]
+        self, evidence: Evidence, sites: list[AttentionSite], exempt: dict[str, str]
     ) -> tuple[Plan, dict[str, SiteError]]:
         """Decides, measures, and takes back what is out of bound."""
         names = {site.name for site in sites}
@@ -230,9 +203,11 @@ class Run:
                 self.options.plan, model_digest=self.source.digest, site_names=names | exempt.keys()
             )
             plan = fit_plan(given, sites)
-            errors = self._measure(normal, sites, plan)
+            errors = evidence.measure(sites, plan)
         else:
-            plan, errors = self._best_plan(normal, sites)
+            plan, errors = evidence.best_plan(
+                self.source.digest, sites, shift_keys=self.data is not None
+            )
         out = {name for name, error in errors.items() if not error.within(self.options.max_error)}
         kept = tuple(
             replace(entry, format=AttentionFormat.NONE) if entry.name in out else entry
@@ -240,65 +215,17 @@ class Run:
         )
         return _exempted(replace(plan, sites=kept), exempt), errors
 
-    def _best_plan(
-        self, normal: LoadedModel, sites: list[AttentionSite]
-    ) -> tuple[Plan, dict[str, SiteError]]:
-        measured: list[tuple[Candidate, Plan, dict[str, SiteError]]] = []
-        options = candidates(
-            self.options.rotation or present_rotation(normal.proto),
-            sites,
-            shift_keys=self.data is not None,
-            scale_mode=self.options.scale_mode,
-        )
-        if self.options.verify is VerifyLevel.OFF or not self._runs:
-            options = options[:1]
-        for candidate in options:
-            plan = draft_plan(
-                self.source.digest,
-                sites,
-                self._statistics,
-                candidate,
-                self.options.attention,
-                self.options.scale_mode,
-            )
-            measured.append((candidate, plan, self._measure(normal, sites, plan)))
-        return choose(measured)
-
-    def _measure(
-        self, normal: LoadedModel, sites: list[AttentionSite], plan: Plan
-    ) -> dict[str, SiteError]:
-        if self.options.verify is VerifyLevel.OFF or not self._runs:
-            return {}
-        opset = Graph(normal.proto).opset
-        errors: dict[str, SiteError] = {}
-        for number, site in enumerate(sites):
-            self._progress("measure sites", number, len(sites))
-            entry = plan.site(site.name)
-            if entry is None or not entry.quantized:
-                continue
-            replay = replay_model(site, entry, plan.k_mean(entry), self._runs[0], opset)
-            errors[site.name] = measure_site(
-                site, replay, self._runs, library=self._library is not None
-            )
-        return errors
-
-    def _rewrite(self, normal: LoadedModel, plan: Plan, sites: list[AttentionSite]) -> LoadedModel:
+    def _rewrite(
+        self, normal: LoadedModel, plan: Plan, sites: list[AttentionSite], evidence: Evidence
+    ) -> LoadedModel:
         graph = Graph(normal.proto)
         marked = []
         for site in sites:
             entry = plan.site(site.name)
             if entry is not None and entry.quantized:
-                marked.append((site, self._marks(site, entry)))
+                marked.append((site, evidence.pair_steps(site, entry)))
         run_passes(graph, [InsertQdq(marked)])
         return normal.replace_proto(typed(graph.finish()))
-
-    def _marks(self, site: AttentionSite, entry: SitePlan) -> StaticScales:
-        """Steps of the Q/DQ pairs; where nothing was run, fusing takes them away again and any will do."""
-        if site.name in self._statistics and entry.rotation is Rotation.NONE:
-            return entry.scales or self._statistics[site.name].scales()
-        if site.name in self._statistics:  # the plan's steps are those of the rotated Q and K
-            return self._statistics[site.name].scales()
-        return entry.scales or StaticScales((1.0,), (1.0,), (1.0,))
 
     def _fuse(self, quantized: LoadedModel, plan: Plan) -> tuple[LoadedModel, set[str]]:
         """Fuses what the plan names; also returns the names of sites that the matcher does not find again."""
@@ -332,8 +259,8 @@ class Run:
             )
         return quantized.replace_proto(typed(proto)), lost
 
-    def _verify_model(self, normal: LoadedModel, result: LoadedModel) -> None:
-        if self.options.verify is VerifyLevel.OFF or not self._runs:
+    def _verify_model(self, normal: LoadedModel, result: LoadedModel, evidence: Evidence) -> None:
+        if self.options.verify is VerifyLevel.OFF or not evidence.runs:
             return
         if self.options.verify is VerifyLevel.FULL:
             stages: list[tuple[str, Callable[[], LoadedModel]]] = [
@@ -341,10 +268,10 @@ class Run:
             ]
             for count, graph_pass in enumerate(NORMALIZE, start=1):
                 stages.append((graph_pass.name, partial(normalize, self.source, NORMALIZE[:count])))
-            check_exact(run_outputs(self.source, self._feeds), self._feeds, stages)
+            check_exact(run_outputs(self.source, evidence.feeds), evidence.feeds, stages)
         if result is not normal:
             self.report.model_nmse = compare_outputs(
-                result, self._feeds, self._runs, library=self._library is not None
+                result, evidence.feeds, evidence.runs, library=self._library is not None
             )
         plain = len(tensor_outputs(normal.proto.graph)) == len(normal.proto.graph.output)
         if (
@@ -353,7 +280,7 @@ class Run:
             and plain
             and self._library
         ):
-            self.report.comparison = verify_models(self.source, result, self._used)
+            self.report.comparison = verify_models(self.source, result, evidence.data)
 
     def _save(self, result: LoadedModel, output: Path) -> None:
         saved = write_model(
