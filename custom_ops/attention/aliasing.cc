@@ -55,6 +55,12 @@ Span span_of(const qfa_attention& a, const qfa_mask& m, int64_t bytes) {
                   {a.key_length, m.strides[3]}});
 }
 
+// Floats that lie side by side, such as scales.
+Span span_of(const float* data, int64_t rows, int64_t columns) {
+  if (data == nullptr) return {0, 0, true};
+  return span_of(data, 4, {{1, 0}, {1, 0}, {rows, columns}, {columns, 1}});
+}
+
 bool overlap(const Span& a, const Span& b) {
   return a.low < a.high && b.low < b.high && a.low < b.high && b.low < a.high;
 }
@@ -81,6 +87,10 @@ qfa_status check_aliasing(const qfa_attention& a) {
       {"value", span_of(a, a.value, a.kv_heads, a.key_length, a.v_channels), false},
       {"mask", span_of(a, a.mask, 1), false},
       {"bias", span_of(a, a.bias, element_bytes(a.bias_dtype)), false},
+      {"q_scale", span_of(a.q_scale, 1, a.q_scale_count), false},
+      {"k_scale", span_of(a.k_scale, 1, a.k_scale_count), false},
+      {"v_scale", span_of(a.v_scale, 1, a.v_scale_count), false},
+      {"k_mean", span_of(a.k_mean, a.kv_heads, a.qk_channels), false},
   };
   if (!output.fits) return fail(QFA_INVALID_SHAPE, "the strides of output overflow");
   for (const auto& input : inputs) {

@@ -37,23 +37,11 @@ const int32_t* block_limits(const Reach& reach, int64_t first, Lanes& lanes) {
   return lanes.limits;
 }
 
-}  // namespace
-
-void attend(const Plan& plan, const Kernels& kernels, int64_t kv_head, int64_t query_block,
-            const HeadCodes& codes, const WorkerScratch& scratch) {
-  const QueryRows rows = query_rows(plan, kv_head, query_block);
-  const int vectors = rows.count > kVectorLanes ? 2 : 1;
-  const Reach reach = reach_of(plan, rows);
-  Lanes lanes;
+// Takes the lanes through all keys that they can reach.
+void take_keys(const Plan& plan, const Kernels& kernels, const HeadCodes& codes,
+               const QueryRows& rows, const Reach& reach, const Averaging& averaging, int vectors,
+               Lanes& lanes, const WorkerScratch& scratch) {
   start(lanes, scratch.output, plan.value_channels);
-  encode_queries(plan, kernels, rows, scratch, lanes.query_scale);
-  const Averaging averaging = find_averaging(plan, rows, reach);
-  for (int lane = 0; lane < kLanes; ++lane) {
-    // A query that is not a number stays so.
-    const bool is_number = !isnan(lanes.query_scale[lane]);
-    if (averaging.lane[lane] && is_number) lanes.query_scale[lane] = 0.0f;
-  }
-
   for (int64_t first = 0; first < reach.most; first += kKeyBlock) {
     const int64_t left = reach.most - first;
     const int64_t count = left < kKeyBlock ? left : kKeyBlock;
@@ -84,6 +72,29 @@ void attend(const Plan& plan, const Kernels& kernels, int64_t kv_head, int64_t q
     kernels.accumulate(codes.values + first * plan.value_channels, plan.value_channels,
                        scratch.weights, block.keys, lanes.keep, lanes.gain, vectors,
                        scratch.output);
+  }
+}
+
+}  // namespace
+
+void attend(const Plan& plan, const Kernels& kernels, int64_t kv_head, int64_t query_block,
+            const HeadCodes& codes, const WorkerScratch& scratch) {
+  const QueryRows rows = query_rows(plan, kv_head, query_block);
+  const int vectors = rows.count > kVectorLanes ? 2 : 1;
+  const Reach reach = reach_of(plan, rows);
+  Lanes lanes;
+  encode_queries(plan, kernels, rows, scratch, lanes.query_scale);
+  Averaging averaging = {};
+  take_keys(plan, kernels, codes, rows, reach, averaging, vectors, lanes, scratch);
+  // Averaging rows are rare, and known for certain only when no key has reached them: then all
+  // lanes start again, the others to the same result.
+  if (find_averaging(plan, kernels, rows, reach, lanes.running_sum, scratch, &averaging)) {
+    for (int lane = 0; lane < rows.count; ++lane) {
+      // A query that is not a number stays so.
+      const bool is_number = !isnan(lanes.query_scale[lane]);
+      if (averaging.lane[lane] && is_number) lanes.query_scale[lane] = 0.0f;
+    }
+    take_keys(plan, kernels, codes, rows, reach, averaging, vectors, lanes, scratch);
   }
 
   // Weights are codes of 1/255. A sum of zero means that the row saw no key.

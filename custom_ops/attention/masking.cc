@@ -107,6 +107,8 @@ void expand(const qfa_attention& a, const Kernels& kernels, const LaneSource& so
     memset(row, 0, static_cast<size_t>(count) * sizeof(float));
   } else if (a.bias.strides[3] == 1 && a.bias_dtype == QFA_FLOAT16) {
     kernels.load_half_row(source.bias, nullptr, count, row);
+  } else if (a.bias.strides[3] == 1) {
+    memcpy(row, source.bias, static_cast<size_t>(count) * sizeof(float));
   } else {
     for (int64_t j = 0; j < count; ++j) row[j] = bias_at(a, source.bias, j);
   }
@@ -120,6 +122,24 @@ void expand(const qfa_attention& a, const Kernels& kernels, const LaneSource& so
       if (!visible(a, source, j)) row[j] = -INFINITY;
     }
   }
+}
+
+// Whether a row sees keys with biases at or below kLowestBias, and no others. `row` holds a block.
+bool sees_only_swallowed(const qfa_attention& a, const Kernels& kernels, const QueryRows& rows,
+                         int lane, int64_t limit, float* row) {
+  bool swallowed = false;
+  for (int64_t first = 0; first < limit; first += kKeyBlock) {
+    const int64_t count = limit - first < kKeyBlock ? limit - first : kKeyBlock;
+    expand(a, kernels, source_of(a, rows, lane, first, false), count, row);
+    bool seen = false;
+    for (int64_t j = 0; j < count; ++j) {
+      const bool low = row[j] <= kLowestBias;
+      seen |= !low;
+      swallowed |= low && row[j] > -INFINITY;
+    }
+    if (seen) return false;
+  }
+  return swallowed;
 }
 
 }  // namespace
@@ -150,22 +170,20 @@ Reach reach_of(const Plan& plan, const QueryRows& rows) {
   return reach;
 }
 
-Averaging find_averaging(const Plan& plan, const QueryRows& rows, const Reach& reach) {
+bool find_averaging(const Plan& plan, const Kernels& kernels, const QueryRows& rows,
+                    const Reach& reach, const float* sums, const WorkerScratch& scratch,
+                    Averaging* averaging) {
   const qfa_attention& a = plan.request;
-  Averaging averaging = {};
-  if (a.bias.data == nullptr) return averaging;
+  *averaging = {};
+  if (a.bias.data == nullptr) return false;
+  bool any = false;
   for (int lane = 0; lane < rows.count; ++lane) {
-    const LaneSource source = source_of(a, rows, lane, 0, false);
-    bool swallowed = false, seen = false;
-    for (int64_t j = 0; j < reach.limit[lane] && !seen; ++j) {
-      if (!visible(a, source, j)) continue;
-      const float bias = bias_at(a, source.bias, j);
-      seen = !(bias <= kLowestBias);
-      swallowed |= bias <= kLowestBias && isfinite(bias);
-    }
-    averaging.lane[lane] = swallowed && !seen;
+    if (sums[lane] != 0.0f) continue;
+    averaging->lane[lane] =
+        sees_only_swallowed(a, kernels, rows, lane, reach.limit[lane], scratch.bias_rows);
+    any |= averaging->lane[lane];
   }
-  return averaging;
+  return any;
 }
 
 TileKind read_tile(const Plan& plan, const Kernels& kernels, const QueryRows& rows,

@@ -27,7 +27,11 @@ struct Averaging {
   bool lane[kLanes];
 };
 
-Averaging find_averaging(const Plan& plan, const QueryRows& rows, const Reach& reach);
+// Looks for them among the lanes that no key has reached: those whose `sums` of weights are zero.
+// True if there is one.
+bool find_averaging(const Plan& plan, const Kernels& kernels, const QueryRows& rows,
+                    const Reach& reach, const float* sums, const WorkerScratch& scratch,
+                    Averaging* averaging);
 
 // Classifies keys first..first + count - 1 by mask and bias alone. When they are mixed,
 // scratch.tile holds what is added to each score, -inf where the key is masked. Reads no column

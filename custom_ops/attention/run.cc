@@ -111,7 +111,10 @@ qfa_status run_attention(const qfa_attention* request, const Kernels& kernels,
 
   const bool serial = executor == nullptr || executor->parallel_for == nullptr;
   Plan plan;
-  status = make_plan(checked, serial ? 1 : executor->threads, &plan);
+  {
+    const FloatMode mode;  // the factor of the scores is a product
+    status = make_plan(checked, serial ? 1 : executor->threads, &plan);
+  }
   if (status != QFA_OK) return status;
 
   const Scratch scratch(allocator, plan.scratch_bytes);

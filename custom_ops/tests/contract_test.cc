@@ -274,10 +274,58 @@ QFA_TEST(lowest_finite_bias) {
   }
 }
 
+// Rows that average, next to rows that see keys and rows that see nothing, by the byte mask and the
+// causal rule too: each as it is alone.
+QFA_TEST(averaging_rows_do_not_touch_their_neighbours) {
+  constexpr float kLowest = -3.4028235e38f;
+  constexpr int64_t kQueries = 40, kKeys = 150;
+  for (const qfa_isa isa : testable_isas()) {
+    Problem p = Problem::random({1, 2, 1, kQueries, kKeys, 16, 16}, 17);
+    p.causal = true;
+    p.causal_offset = 70;
+    p.bias.assign(2 * kQueries * kKeys, kLowest);
+    p.mask.assign(2 * kQueries * kKeys, 1);
+    for (int64_t row = 0; row < 2 * kQueries; ++row) {
+      float* bias = p.bias.data() + row * kKeys;
+      uint8_t* mask = p.mask.data() + row * kKeys;
+      switch (row % 4) {
+        case 0:  // sees one key, in the second block
+          bias[66] = 0.5f;
+          break;
+        case 1:  // averages what the mask leaves of the keys that it reaches
+          for (int64_t j = 0; j < kKeys; ++j) mask[j] = j % 3 != 0;
+          break;
+        case 2:  // sees nothing: the one key with another bias is hidden or out of reach
+          for (int64_t j = 0; j < kKeys; ++j) bias[j] = -INFINITY;
+          bias[5] = bias[kKeys - 1] = 1.0f;
+          mask[5] = 0;
+          break;
+        default:  // averages, because the key with another bias is out of reach
+          bias[kKeys - 1] = 1.0f;
+      }
+    }
+    const std::vector<float> output = p.run(isa);
+    CHECK(normalized_error(output, p.oracle()) < 5e-4);
+    for (int64_t row = 0; row < 2 * kQueries; ++row) {
+      const int64_t head = row / kQueries, i = row % kQueries;
+      CHECK(all_zero(row_of(p, output, head, i)) == (row % 4 == 2));
+      Problem alone = p;
+      alone.e.heads = alone.e.queries = 1;
+      alone.causal_offset += i;
+      alone.query.assign(p.query_row(0, head, i), p.query_row(0, head, i) + 16);
+      alone.bias.assign(p.bias.begin() + row * kKeys, p.bias.begin() + (row + 1) * kKeys);
+      alone.mask.assign(p.mask.begin() + row * kKeys, p.mask.begin() + (row + 1) * kKeys);
+      CHECK_THAT(same_bits(alone.run(isa), row_of(p, output, head, i)), "%s row %d",
+                 qfa_isa_name(isa), static_cast<int>(row));
+    }
+  }
+}
+
 #if defined(__x86_64__)
 QFA_TEST(the_callers_floating_point_mode_does_not_matter) {
   Problem p = Problem::random({1, 1, 1, 20, 70, 16, 16}, 16);
   for (float& v : p.value) v *= 1e-38f;
+  p.scale = 0.7f;  // whose product with log2(e) rounds up
   for (const qfa_isa isa : testable_isas()) {
     const std::vector<float> expected = p.run(isa);
     const unsigned saved = _mm_getcsr();

@@ -124,6 +124,12 @@ QFA_TEST(outputs_that_overlap_inputs) {
           [](auto& a) { a.query.data = static_cast<char*>(a.output) + 4; });
   refuses(QFA_INVALID_ARGUMENT, "overlaps mask",
           [](auto& a) { a.mask = {a.output, {0, 0, 0, 1}}; });
+  refuses(QFA_INVALID_ARGUMENT, "overlaps k_mean",
+          [](auto& a) { a.k_mean = static_cast<float*>(a.output) - 1; });
+  refuses(QFA_INVALID_ARGUMENT, "overlaps q_scale", [](auto& a) {
+    a.q_scale = static_cast<float*>(a.output);
+    a.q_scale_count = a.heads;
+  });
 }
 
 QFA_TEST(output_in_place_of_the_query) {
