@@ -13,6 +13,19 @@
 namespace qfa {
 namespace {
 
+// What the build brought kernels for.
+constexpr uint32_t kBuiltFeatures = 0
+#if defined(QFA_HAS_AVX2)
+                                    | kFeatureAvx2
+#endif
+#if defined(QFA_HAS_AVX512VNNI)
+                                    | kFeatureAvx512Vnni
+#endif
+#if defined(QFA_HAS_AMXINT8)
+                                    | kFeatureAmxInt8
+#endif
+    ;
+
 #if defined(__x86_64__)
 
 struct Registers {
@@ -62,7 +75,8 @@ uint32_t detect() {
   if ((state & kZmm) != kZmm || !avx512) return features;
   features |= kFeatureAvx512Vnni;
 
-  const bool amx = has(extended.d, 24) && has(extended.d, 25);
+  const bool amx =
+      (kBuiltFeatures & kFeatureAmxInt8) != 0 && has(extended.d, 24) && has(extended.d, 25);
   if ((state & kTiles) != kTiles || !amx || !request_tile_permission()) return features;
   return features | kFeatureAmxInt8;
 }
@@ -87,7 +101,7 @@ constexpr struct {
 }  // namespace
 
 uint32_t supported_features() {
-  static const uint32_t features = detect();
+  static const uint32_t features = detect() & kBuiltFeatures;
   return features;
 }
 
