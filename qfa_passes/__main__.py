@@ -41,7 +41,12 @@ def main(arguments: list[str] | None = None) -> int:
         message = error.format_message()
         if not message:  # no arguments at all: the help has been shown
             return error.exit_code
-        return _fail(arguments, UsageError(message, hint="see `qfa --help`"))
+        message = message.replace(
+            "Value error, ", ""
+        )  # the validator's words, no use to the reader
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context is not None else "qfa"
+        return _fail(arguments, UsageError(message, hint=f"see `{command} --help`"))
     except OSError as error:
         place = f"'{error.filename}': " if error.filename else ""
         return _fail(arguments, UsageError(f"{place}{error.strerror or error}"))

@@ -22,7 +22,7 @@ from qfa_passes.data import read_data
 from qfa_passes.errors import UsageError
 from qfa_passes.load import read_model
 from qfa_passes.save import to_model_proto, write_model
-from qfa_passes.verify.models import verify_models
+from qfa_passes.verify.models import model_facts, verify_models
 
 if TYPE_CHECKING:
     from qfa_passes.core.comparison import ModelComparison, ModelFacts
@@ -150,6 +150,16 @@ def inspect(
     return pipeline.match(pipeline.normalize(_loaded(model, allow_links_within)))
 
 
+def count_fused(model: Source, *, allow_links_within: str | os.PathLike[str] | None = None) -> int:
+    """Returns how many attention blocks of a model are QuantFlashAttention already.
+
+    Args:
+        model: Path, bytes or ModelProto; never changed.
+        allow_links_within: Accept data files behind links if the real file lies in this folder.
+    """
+    return model_facts(_loaded(model, allow_links_within)).fused or 0
+
+
 def compare(
     a: str | os.PathLike[str] | LoadedModel,
     b: str | os.PathLike[str] | LoadedModel,
@@ -181,7 +191,7 @@ def compare(
     """
     first, second = _loaded(a, allow_links_within), _loaded(b, allow_links_within)
     if not isinstance(data, DataSet):
-        path = None if data is None else Path(data)
+        path = None if data is None else _path_of_data(data)
         data = read_data(path, first, tokenizer=tokenizer, samples=samples, context=context)
     found = verify_models(
         first,
@@ -233,6 +243,10 @@ def _loaded(
 ) -> LoadedModel:
     if isinstance(model, LoadedModel):
         return model
+    if not isinstance(model, str | os.PathLike | bytes | ModelProto):
+        raise UsageError(
+            f"the model is a {type(model).__name__}", hint="give a path, bytes or a ModelProto"
+        )
     allowed = None if allow_links_within is None else Path(allow_links_within)
     return read_model(model, allow_links_within=allowed)
 
@@ -242,4 +256,13 @@ def _calibration(
 ) -> DataSet | None:
     if given is None or isinstance(given, DataSet):
         return given
-    return read_data(Path(given), model)
+    return read_data(_path_of_data(given), model)
+
+
+def _path_of_data(given: object) -> Path:
+    if isinstance(given, str | os.PathLike):
+        return Path(given)
+    raise UsageError(
+        f"the data is a {type(given).__name__}",
+        hint="give the path of a .txt or .npz file; numpy.savez(path, **arrays) writes one",
+    )

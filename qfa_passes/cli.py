@@ -63,6 +63,26 @@ AllowLinks = Annotated[
 ]
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from qfa_passes.runtime.environment import package_version
+
+        print(f"qfa-passes {package_version('qfa-passes')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
 @app.command()
 def optimize(
     model: Annotated[Path, typer.Argument(help="The .onnx file.")],
@@ -70,7 +90,7 @@ def optimize(
         Path | None, typer.Option("--output", "-o", help="Where the result goes.")
     ] = None,
     format: Annotated[
-        _Format, typer.Option("--format", help="Arithmetic of attention and linear layers.")
+        _Format, typer.Option("--format", help="Arithmetic of attention; linear layers stay float.")
     ] = _Format.INT8,
     attention: Annotated[
         AttentionFormat | None, typer.Option(help="Attention alone, over --format.")
@@ -123,7 +143,7 @@ def optimize(
     quiet: Quiet = False,
 ) -> None:
     """Quantize and fuse every attention of a model."""
-    _check_paths(model, output, dry_run)
+    _check_paths(model, output, dry_run, calib=calib, plan=plan, save_plan=save_plan)
     from qfa_passes import api
     from qfa_passes.report.console import progress
     from qfa_passes.report.report_file import report_path, write_report
@@ -192,7 +212,8 @@ def inspect(
         for entry in found:
             stdout_console().print(message("\n".join(explanation(entry))))
     elif not quiet:
-        stdout_console().print(matched_table(found))
+        fused = api.count_fused(_expanded(model), allow_links_within=allowed)
+        stdout_console().print(matched_table(found, fused))
 
 
 @app.command()
@@ -281,20 +302,35 @@ def _expanded_or_none(path: Path | None) -> Path | None:
     return None if path is None else _expanded(path)
 
 
-def _check_paths(model: Path, output: Path | None, dry_run: bool) -> None:
-    if output is None:
-        if not dry_run:
-            raise UsageError("no output given", hint="add -o OUT.onnx, or --dry-run")
-        return
-    source, target = _expanded(model), _expanded(output)
-    if source == target or (source.exists() and target.exists() and source.samefile(target)):
-        raise UsageError(
-            f"the output {str(target)!r} is the input",
-            hint="give another name; nothing was written",
-        )
-    if target.is_dir() or not target.parent.is_dir():
-        what = "is a folder" if target.is_dir() else "lies in a folder that does not exist"
-        raise UsageError(f"the output {str(target)!r} {what}", hint="give the path of a file")
+def _check_paths(
+    model: Path,
+    output: Path | None,
+    dry_run: bool,
+    *,
+    calib: Path | None,
+    plan: Path | None,
+    save_plan: Path | None,
+) -> None:
+    if output is None and not dry_run:
+        raise UsageError("no output given", hint="add -o OUT.onnx, or --dry-run")
+    from qfa_passes.written_paths import check_written
+
+    reads = [("the input", _expanded(model))]
+    reads += [("the calibration data", _expanded(calib))] if calib is not None else []
+    if plan is not None and plan != save_plan:  # a plan may be replaced by what became of it
+        reads.append(("the plan", _expanded(plan)))
+    check_written(reads, _writes(output, save_plan))
+
+
+def _writes(output: Path | None, save_plan: Path | None) -> Iterator[tuple[str, Path]]:
+    from qfa_passes.report.report_file import report_path
+
+    if output is not None:
+        yield "the output", _expanded(output)
+        yield "the report", report_path(_expanded(output))
+    if save_plan is not None:
+        yield "the saved plan", _expanded(save_plan)
+        yield "the array file of the saved plan", _expanded(save_plan).with_suffix(".npz")
 
 
 def _configure_logging(verbose: int, quiet: bool) -> None:

@@ -93,5 +93,7 @@ def parse_patterns(patterns: tuple[str, ...]) -> tuple[re.Pattern[str], ...]:
         return tuple(re.compile(pattern) for pattern in patterns)
     except re.error as error:
         raise UsageError(
-            f"exclude pattern '{error.pattern!s}' is no regular expression", why=str(error)
+            f"exclude pattern '{error.pattern!s}' is no regular expression",
+            why=str(error),
+            hint="write a backslash before characters that are meant as they are",
         ) from None

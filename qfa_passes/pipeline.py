@@ -35,10 +35,14 @@ from qfa_passes.plan.plan_file import read_plan
 from qfa_passes.report.outcomes import site_outcomes
 from qfa_passes.rewrite import InsertQdq
 from qfa_passes.rewrite.insert_qdq import shared_view
-from qfa_passes.runtime.environment import describe_environment, library_or_none
+from qfa_passes.runtime.environment import (
+    describe_environment,
+    library_or_none,
+    library_problem,
+)
 from qfa_passes.save import write_model
 from qfa_passes.save.serialize import serialize_inline
-from qfa_passes.verify.models import CALIBRATION_KEY, verify_models
+from qfa_passes.verify.models import CALIBRATION_KEY, model_facts, verify_models
 from qfa_passes.verify.seeded import seeded_data
 from qfa_passes.verify.sites import SiteError
 from qfa_passes.verify.whole_model import check_exact, compare_outputs, run_outputs, tensor_outputs
@@ -99,6 +103,7 @@ class Run:
         with self._stage("match"):
             found = match(normal)
         sites = [entry for entry in found if isinstance(entry, AttentionSite)]
+        self._warn_of_idle_requests(sites)
         chosen = self._chosen(normal, sites)
         active = [site for site in sites if site.name not in chosen]
         evidence = Evidence(normal, self.options, self._progress, library=self._library is not None)
@@ -148,6 +153,20 @@ class Run:
         self.report.timings.append(StageTiming(name, time.perf_counter() - start))
         self._progress(name, 1, 1)
 
+    def _warn_of_idle_requests(self, sites: list[AttentionSite]) -> None:
+        """Says in the report what was asked for and will have no effect."""
+        warnings = self.report.warnings
+        fused = model_facts(self.source).fused
+        if fused:
+            warnings.append(f"fused already, and left as they are: {fused} attention blocks")
+        elif not sites:
+            warnings.append("no attention was matched: nothing is quantized; see `inspect`")
+        for pattern in self.options.exclude:
+            if not any(pattern.search(site.name) for site in sites):
+                warnings.append(f"exclude pattern '{pattern.pattern}' matches no site")
+        if self.options.verify is VerifyLevel.OFF:
+            warnings.append("nothing was verified: verify is off")
+
     def _chosen(self, normal: LoadedModel, sites: list[AttentionSite]) -> dict[str, str]:
         """Sites that stay in float by choice, with the reason."""
         exempt: dict[str, str] = {}
@@ -188,7 +207,8 @@ class Run:
                 )
         if self._library is None:
             self.report.warnings.append(
-                "the operator library is missing: sites are measured by their function body; see `doctor`"
+                "sites are measured by their function body, without the operator library: "
+                f"{library_problem()}; see `doctor`"
             )
         self.report.data = data.label
         return data

@@ -94,10 +94,11 @@ def open_file(path: Path, what: str) -> Iterator[FileSource]:
             f"cannot open {what} '{shown}'", why=reason, hint="check the path and its permissions"
         ) from error
     try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        mode = os.fstat(descriptor).st_mode
+        if not stat.S_ISREG(mode):
             raise UsageError(
                 f"{what} '{shown}' is not a regular file",
-                why="it is a directory, pipe, socket or device",
+                why=f"it is a {'folder' if stat.S_ISDIR(mode) else 'pipe, socket or device'}",
                 hint="give the path of a file",
             )
         yield FileSource(descriptor, path)

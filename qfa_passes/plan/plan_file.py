@@ -122,9 +122,17 @@ def _parse(path: Path, where: str) -> dict[str, Any]:
             raise ConfigError(f"{where} is larger than {_MAX_BYTES >> 20} MiB")
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"{where} cannot be read", why=error.strerror or "") from error
+        raise ConfigError(
+            f"{where} cannot be read",
+            why=error.strerror or "",
+            hint="check the path; --save-plan writes a plan to start from",
+        ) from error
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{where} is not TOML", why=str(error)) from error
+        raise ConfigError(
+            f"{where} is not TOML",
+            why=str(error),
+            hint="--save-plan writes a plan to start from",
+        ) from error
 
 
 def _validate(content: dict[str, Any], where: str) -> "PlanTables":

@@ -27,13 +27,16 @@ def plain_table(title: str, *columns: str) -> Table:
     return table
 
 
-def outcome_table(report: Report) -> Table:
-    """Returns the site table of `optimize`."""
+def outcome_table(report: Report) -> Table | Text:
+    """Returns the site table of `optimize`; of no sites, its title."""
     counts = ", ".join(
         f"{report.count(status)} {status.value}" for status in SiteStatus if report.count(status)
     )
+    title = f"Attention sites: {len(report.sites)} found{', ' if counts else ''}{counts}"
+    if not report.sites:
+        return Text(title, style="bold")
     table = plain_table(
-        f"Attention sites: {len(report.sites)} found{', ' if counts else ''}{counts}",
+        title,
         "where",
         "attention",
         "status",
@@ -53,13 +56,17 @@ def outcome_table(report: Report) -> Table:
     return table
 
 
-def matched_table(found: Iterable[AttentionSite | Refusal]) -> Table:
-    """Returns the table of `inspect`."""
+def matched_table(found: Iterable[AttentionSite | Refusal], fused: int = 0) -> Table | Text:
+    """Returns the table of `inspect`; of no sites, its title. ``fused`` blocks are done already."""
     entries = list(found)
     sites = [entry for entry in entries if isinstance(entry, AttentionSite)]
     refused = len(entries) - len(sites)
+    title = f"Attention sites: {len(sites)} matched, {refused} refused"
+    title += f", {fused} fused already" if fused else ""
+    if not entries:
+        return Text(title, style="bold")
     table = plain_table(
-        f"Attention sites: {len(sites)} matched, {refused} refused",
+        title,
         "where",
         "kind",
         "heads",

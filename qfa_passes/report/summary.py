@@ -26,5 +26,5 @@ def summary(report: Report) -> Iterator[RenderableType]:
     if report.target:
         sizes = " -> ".join(file_size(size) for size in report.sizes.values())
         seconds = duration(sum(timing.seconds for timing in report.timings))
-        facts = ", ".join(part for part in (sizes, seconds) if part)
-        yield Text(f"wrote {printable(report.target, 600)} ({facts})")
+        facts = f" ({sizes})" if sizes else ""
+        yield Text(f"wrote {printable(report.target, 600)}{facts} in {seconds}")

@@ -1,19 +1,16 @@
 """Everything that decides whether optimized models run here, in one record."""
 
-import importlib.metadata
 import os
 import platform
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from qfa_passes.errors import QfaError
+from qfa_passes.runtime.environment import PACKAGES, package_version
 from qfa_passes.runtime.host import import_onnxruntime
 from qfa_passes.runtime.instruction_sets import InstructionSet, read_library_facts
 from qfa_passes.runtime.library import get_library_path
 from qfa_passes.runtime.self_test import SelfTestCase, run_self_test
-
-_PACKAGES: Final = ("qfa-passes", "onnx", "onnxruntime", "onnx-graphsurgeon", "numpy")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +51,7 @@ def run_doctor() -> DoctorReport:
     library = library_version = chosen = ""
     sets: tuple[InstructionSet, ...] = ()
     cases: tuple[SelfTestCase, ...] = ()
-    packages = {name: _version(name) for name in _PACKAGES}
+    packages = {name: package_version(name) for name in PACKAGES}
     try:
         library = get_library_path()
         facts = read_library_facts(Path(library))
@@ -86,10 +83,3 @@ def run_doctor() -> DoctorReport:
         self_test=cases,
         problems=tuple(problems),
     )
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "missing"

@@ -47,6 +47,11 @@ _HINTS: Final = (
         "Failed to allocate memory",
         "memory ran out; use shorter inputs or fewer threads",
     ),
+    (
+        "indices element out of data bounds",
+        "a number in the inputs is too large or too small for the model's tables: "
+        "was the data made for this model?",
+    ),
 )
 """Texts of ONNX Runtime and what to do about them."""
 
@@ -107,7 +112,7 @@ def explain_failure(what: str, error: Exception) -> RuntimeFailureError:
         what: What was tried.
         error: What ONNX Runtime raised.
     """
-    text = str(error)
+    text = str(error).strip()
     hint = next((hint for part, hint in _HINTS if part in text), "")
     return RuntimeFailureError(what, why=text, hint=hint)
 

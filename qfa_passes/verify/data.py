@@ -62,9 +62,10 @@ def text_data(
     if context < 2 or samples < 1:
         raise UsageError(f"{samples} blocks of {context} tokens hold no prediction")
     tokens = blocks(read_tokens(path, tokenizer, samples * context), context, samples, where)
+    unit = "block" if tokens.shape[0] == 1 else "blocks"
     return DataSet(
         _feeds({spec.name: tokens}, specs, where),
-        f"{path.name} ({tokens.shape[0]} blocks of {tokens.shape[1]} tokens)",
+        f"{path.name} ({tokens.shape[0]} {unit} of {tokens.shape[1]} tokens)",
         digest,
     )
 

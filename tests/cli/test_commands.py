@@ -125,6 +125,29 @@ def test_dry_run_writes_nothing(tmp_path: Path, capsys: Capture) -> None:
     assert main(["optimize", str(TINY / "tiny_lm.onnx"), "--dry-run", "-q"]) == 0
 
 
+def test_requests_without_effect_are_told(tmp_path: Path, capsys: Capture) -> None:
+    model, fused = str(TINY / "tiny_lm.onnx"), str(tmp_path / "fused.onnx")
+    options = ["--verify", "off", "--exclude", "Softmax_140", "--exclude", "no_such_site"]
+    assert main(["optimize", model, "-o", fused, *options]) == 0
+    out = capsys.readouterr().out
+    assert "warning: exclude pattern 'no_such_site' matches no site" in out
+    assert "warning: nothing was verified" in out
+    assert out.count("warning") == 2
+    assert main(["inspect", fused]) == 0
+    assert "1 matched, 0 refused, 3 fused already" in capsys.readouterr().out
+    assert main(["optimize", fused, "--dry-run"]) == 0
+    assert "fused already, and left as they are: 3" in capsys.readouterr().out
+
+
+def test_models_without_attention_are_told(pair: tuple[str, str], capsys: Capture) -> None:
+    assert main(["optimize", pair[0], "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("Attention sites: 0 found\n")
+    assert "no attention was matched" in out
+    assert main(["inspect", pair[0]]) == 0
+    assert capsys.readouterr().out == "Attention sites: 0 matched, 0 refused\n"
+
+
 def test_doctor(capsys: Capture) -> None:
     code = main(["doctor", "--json"])
     document = json.loads(capsys.readouterr().out)

@@ -191,3 +191,37 @@ def test_early_failure_keeps_the_old_report(model: Path, monkeypatch: pytest.Mon
     failing(monkeypatch, errors.InvalidModelError("no model"), "optimize")
     assert main(["optimize", str(model), "-o", str(model.parent / "out.onnx")]) == 5
     assert old.read_text() == "{}"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--save-plan", "model.onnx"], "the saved plan 'model.onnx' is the input"),
+        (["--save-plan", "out.onnx"], "the saved plan 'out.onnx' is the output"),
+        (["--save-plan", "out.report.json"], "the saved plan 'out.report.json' is the report"),
+        (["--save-plan", "none/plan.toml"], "lies in a folder that does not exist"),
+        (["--save-plan", "."], "the saved plan '.' is a folder"),
+        (
+            ["--calib", "data.npz", "--save-plan", "data.toml"],
+            "the array file of the saved plan 'data.npz' is the calibration data",
+        ),
+        (["--plan", "out.onnx"], "the output 'out.onnx' is the plan"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_nothing_is_written_over_what_is_read(
+    model: Path, options: list[str], words: str, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.chdir(model.parent)
+    assert main(["optimize", "model.onnx", "-o", "out.onnx", *options]) == 2
+    assert words in capsys.readouterr().err
+    assert [path.name for path in model.parent.iterdir()] == ["model.onnx"]
+    assert model.read_bytes() == b"not read in these tests"
+
+
+def test_hints_name_the_command(capsys: Capture) -> None:
+    assert main(["optimize", "x.onnx", "--format", "int3"]) == 2
+    err = capsys.readouterr().err
+    assert "'int3' is not one of 'int8'" in err
+    assert "Value error" not in err
+    assert "see `qfa optimize --help`" in err
