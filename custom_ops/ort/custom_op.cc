@@ -49,13 +49,21 @@ struct KnownShape {
     check(api, api.GetSymbolicDimensions(info, names, 4));
   }
 
+  // An extent that is neither a number nor a name: the runtime would take it for the number -1.
+  bool has_gap() const {
+    for (int axis = 0; axis < 4; ++axis) {
+      if (extents[axis] < 0 && *names[axis] == '\0') return true;
+    }
+    return false;
+  }
+
   OrtElementType type = kType_undefined;
   int64_t extents[4] = {-1, -1, -1, -1};
   const char* names[4] = {"", "", "", ""};
 };
 
-// (B, H, S, D) and (B, Hkv, T, Dv) give (B, H, S, Dv). What does not fit is left to compute, which
-// names the node.
+// (B, H, S, D) and (B, Hkv, T, Dv) give (B, H, S, Dv), where all four are known. What does not fit
+// is left to compute, which names the node.
 OrtStatus* infer_output(const OrtCustomOp* op, OrtShapeInferContext* context) {
   const OrtApi& api = self(op).api;
   return guarded(api, [&] {
@@ -63,6 +71,7 @@ OrtStatus* infer_output(const OrtCustomOp* op, OrtShapeInferContext* context) {
     const KnownShape value(api, context, kInput_value);
     output.extents[3] = value.extents[3];
     output.names[3] = value.names[3];
+    if (output.has_gap()) return;
     OrtTensorTypeAndShapeInfo* raw = nullptr;
     check(api, api.CreateTensorTypeAndShapeInfo(&raw));
     const std::unique_ptr<OrtTensorTypeAndShapeInfo, void (*)(OrtTensorTypeAndShapeInfo*)> info(
