@@ -1,7 +1,9 @@
 #include "ort/custom_op.h"
 
+#include <atomic>
 #include <bit>
 #include <memory>
+#include <string>
 
 #include "ort/kernel.h"
 #include "ort/opspec.h"
@@ -49,21 +51,22 @@ struct KnownShape {
     check(api, api.GetSymbolicDimensions(info, names, 4));
   }
 
-  // An extent that is neither a number nor a name: the runtime would take it for the number -1.
-  bool has_gap() const {
-    for (int axis = 0; axis < 4; ++axis) {
-      if (extents[axis] < 0 && *names[axis] == '\0') return true;
-    }
-    return false;
-  }
-
   OrtElementType type = kType_undefined;
   int64_t extents[4] = {-1, -1, -1, -1};
   const char* names[4] = {"", "", "", ""};
 };
 
-// (B, H, S, D) and (B, Hkv, T, Dv) give (B, H, S, Dv), where all four are known. What does not fit
-// is left to compute, which names the node.
+// Gives a name of its own to an extent that has neither number nor name: the runtime would take it
+// for the number -1, and one name for two of them for a promise that they are equal.
+void name_if_open(int64_t extent, const char** name, std::string* storage) {
+  if (extent >= 0 || **name != '\0') return;
+  static std::atomic<uint64_t> count{0};
+  *storage = "qfa_open_" + std::to_string(count.fetch_add(1));
+  *name = storage->c_str();
+}
+
+// (B, H, S, D) and (B, Hkv, T, Dv) give (B, H, S, Dv). What does not fit is left to compute, which
+// names the node.
 OrtStatus* infer_output(const OrtCustomOp* op, OrtShapeInferContext* context) {
   const OrtApi& api = self(op).api;
   return guarded(api, [&] {
@@ -71,7 +74,10 @@ OrtStatus* infer_output(const OrtCustomOp* op, OrtShapeInferContext* context) {
     const KnownShape value(api, context, kInput_value);
     output.extents[3] = value.extents[3];
     output.names[3] = value.names[3];
-    if (output.has_gap()) return;
+    std::string storage[4];
+    for (int axis = 0; axis < 4; ++axis) {
+      name_if_open(output.extents[axis], &output.names[axis], &storage[axis]);
+    }
     OrtTensorTypeAndShapeInfo* raw = nullptr;
     check(api, api.CreateTensorTypeAndShapeInfo(&raw));
     const std::unique_ptr<OrtTensorTypeAndShapeInfo, void (*)(OrtTensorTypeAndShapeInfo*)> info(
