@@ -73,6 +73,7 @@ def optimize(
     scale_mode: str = "dynamic",
     rotate: str = "auto",
     calibration: str | os.PathLike[str] | DataSet | None = None,
+    tokenizer: str | None = None,
     stop_after: str | None = None,
     verify: str = "fast",
     exclude: str | Sequence[str] = (),
@@ -96,6 +97,7 @@ def optimize(
         scale_mode: ``dynamic`` (the operator finds a step per token) or ``static`` (calibrated steps).
         rotate: ``auto``, ``none`` or ``hadamard``: rotation of Q and K; ``auto`` measures both in dynamic mode.
         calibration: A .npz or .txt file or a DataSet; None uses seeded random inputs and says so.
+        tokenizer: Of a .txt file: ``bytes`` or a tokenizer.json; None looks into the model's metadata and folder.
         stop_after: ``normalize``, ``rewrite`` (the Q/DQ graph) or ``fuse`` (the default).
         verify: ``off``, ``fast`` (every site, and the outputs) or ``full`` (normalization too).
         exclude: A regular expression or several; sites whose name matches stay in float.
@@ -131,7 +133,7 @@ def optimize(
     )
     _check_numbers(options)
     loaded = _loaded(model, allow_links_within)
-    data = _calibration(calibration, loaded)
+    data = _calibration(calibration, loaded, tokenizer)
     outcome = pipeline.Run(loaded, options, data, progress)(
         None if output is None else Path(output)
     )
@@ -252,11 +254,11 @@ def _loaded(
 
 
 def _calibration(
-    given: str | os.PathLike[str] | DataSet | None, model: LoadedModel
+    given: str | os.PathLike[str] | DataSet | None, model: LoadedModel, tokenizer: str | None
 ) -> DataSet | None:
     if given is None or isinstance(given, DataSet):
         return given
-    return read_data(_path_of_data(given), model)
+    return read_data(_path_of_data(given), model, tokenizer=tokenizer)
 
 
 def _path_of_data(given: object) -> Path:

@@ -58,6 +58,10 @@ Verbose = Annotated[
     int, typer.Option("--verbose", "-v", count=True, help="Say more; with errors, a traceback.")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
+Tokenizer = Annotated[
+    str | None,
+    typer.Option(help="Of text: a tokenizer.json, or 'bytes'.", metavar="FILE"),
+]
 AllowLinks = Annotated[
     Path | None, typer.Option(help="Accept weights behind links if they lie there.", metavar="DIR")
 ]
@@ -107,6 +111,7 @@ def optimize(
     calib: Annotated[
         Path | None, typer.Option(help="Calibration data (.npz, .txt).", metavar="FILE")
     ] = None,
+    tokenizer: Tokenizer = None,
     stop_after: Annotated[
         _StopAfter | None, typer.Option(help="Save the graph as it is after this stage.")
     ] = None,
@@ -143,26 +148,32 @@ def optimize(
     quiet: Quiet = False,
 ) -> None:
     """Quantize and fuse every attention of a model."""
-    _check_paths(model, output, dry_run, calib=calib, plan=plan, save_plan=save_plan)
     from qfa_passes import api
     from qfa_passes.report.console import progress
     from qfa_passes.report.report_file import report_path, write_report
+    from qfa_passes.written_paths import check_paths
 
+    model, output = _expanded(model), _expanded_or_none(output)
+    calib, plan, save_plan = map(_expanded_or_none, (calib, plan, save_plan))
+    if output is None and not dry_run:
+        raise UsageError("no output given", hint="add -o OUT.onnx, or --dry-run")
+    check_paths(model, output, calib=calib, plan=plan, save_plan=save_plan)
     _configure_logging(verbose, quiet)
     with progress(quiet=quiet, verbose=verbose > 0) as step, _report_of_failure(output, dry_run):
         result = api.optimize(
-            _expanded(model),
-            output=_expanded(output) if output is not None else None,
+            model,
+            output=output,
             format=format.value,
             attention=attention.value if attention is not None else None,
             linear=linear.value if linear is not None else None,
             scale_mode=scale_mode.value,
             rotate=rotate.value,
-            calibration=_expanded(calib) if calib is not None else None,
+            calibration=calib,
+            tokenizer=tokenizer,
             stop_after=stop_after.value if stop_after is not None else None,
             verify=verify.value,
             exclude=tuple(exclude or ()),
-            plan=_expanded(plan) if plan is not None else None,
+            plan=plan,
             max_error=max_error,
             external_data=external_data.value,
             seed=seed,
@@ -174,9 +185,9 @@ def optimize(
     if save_plan is not None:  # with --dry-run too: that is how a first plan is made
         from qfa_passes.plan.plan_file import write_plan
 
-        write_plan(result.plan, _expanded(save_plan))
+        write_plan(result.plan, save_plan)
     if output is not None and not dry_run:
-        write_report(result.report, report_path(_expanded(output)))
+        write_report(result.report, report_path(output))
     if json:
         from qfa_passes.report.report_file import report_document
 
@@ -224,9 +235,7 @@ def verify(
         Path | None,
         typer.Option(help="Text (.txt) or arrays (.npz); none: random inputs.", metavar="FILE"),
     ] = None,
-    tokenizer: Annotated[
-        str | None, typer.Option(help="A tokenizer.json, or 'bytes'.", metavar="FILE")
-    ] = None,
+    tokenizer: Tokenizer = None,
     samples: Annotated[
         int | None, typer.Option(help="Blocks or samples; default 16 blocks of text.", min=1)
     ] = None,
@@ -253,7 +262,7 @@ def verify(
         comparison = api.compare(
             _expanded(a),
             _expanded(b),
-            _expanded(data) if data is not None else None,
+            _expanded_or_none(data),
             tokenizer=tokenizer,
             samples=samples,
             context=context,
@@ -300,37 +309,6 @@ def _expanded(path: Path) -> Path:
 
 def _expanded_or_none(path: Path | None) -> Path | None:
     return None if path is None else _expanded(path)
-
-
-def _check_paths(
-    model: Path,
-    output: Path | None,
-    dry_run: bool,
-    *,
-    calib: Path | None,
-    plan: Path | None,
-    save_plan: Path | None,
-) -> None:
-    if output is None and not dry_run:
-        raise UsageError("no output given", hint="add -o OUT.onnx, or --dry-run")
-    from qfa_passes.written_paths import check_written
-
-    reads = [("the input", _expanded(model))]
-    reads += [("the calibration data", _expanded(calib))] if calib is not None else []
-    if plan is not None and plan != save_plan:  # a plan may be replaced by what became of it
-        reads.append(("the plan", _expanded(plan)))
-    check_written(reads, _writes(output, save_plan))
-
-
-def _writes(output: Path | None, save_plan: Path | None) -> Iterator[tuple[str, Path]]:
-    from qfa_passes.report.report_file import report_path
-
-    if output is not None:
-        yield "the output", _expanded(output)
-        yield "the report", report_path(_expanded(output))
-    if save_plan is not None:
-        yield "the saved plan", _expanded(save_plan)
-        yield "the array file of the saved plan", _expanded(save_plan).with_suffix(".npz")
 
 
 def _configure_logging(verbose: int, quiet: bool) -> None:
@@ -388,7 +366,7 @@ def _report_of_failure(output: Path | None, dry_run: bool) -> Iterator[None]:
             from qfa_passes.report.report_file import report_path, write_report
 
             with suppress(SaveError):  # the first error is the one to tell
-                write_report(error.report, report_path(_expanded(output)), error)
+                write_report(error.report, report_path(output), error)
         raise
 
 

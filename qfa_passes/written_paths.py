@@ -1,27 +1,32 @@
-"""What a command may write: nothing over a file that it reads, or over another of its own results."""
+"""What `optimize` may write: nothing over a file that it reads, or over another of its own results."""
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from pathlib import Path
 
 from qfa_passes.core.printable import printable
 from qfa_passes.errors import UsageError
-
-Named = tuple[str, Path]
-"""A path and what it is to the user, e.g. ``the input``."""
+from qfa_passes.report.report_file import report_path
 
 
-def check_written(reads: Iterable[Named], writes: Iterable[Named]) -> None:
+def check_paths(
+    model: Path,
+    output: Path | None,
+    *,
+    calib: Path | None,
+    plan: Path | None,
+    save_plan: Path | None,
+) -> None:
     """Refuses, before any work is done, a result that would cost the user a file.
 
-    Args:
-        reads: The files that the command reads.
-        writes: The files that it may write, in order; each must differ from those before it.
-
     Raises:
-        UsageError: Two of them are one file, or a result lies in no folder.
+        UsageError: A result is a file that is read or another result, or lies in no folder.
     """
-    taken = list(reads)
-    for role, target in writes:
+    taken = [("the input", model)]
+    if calib is not None:
+        taken.append(("the calibration data", calib))
+    if plan is not None and plan != save_plan:  # a plan may be replaced by what became of it
+        taken.append(("the plan", plan))
+    for role, target in _results(output, save_plan):
         shown = printable(str(target), 600)
         for other, path in taken:
             if _is_same_file(path, target):
@@ -32,6 +37,15 @@ def check_written(reads: Iterable[Named], writes: Iterable[Named]) -> None:
             what = "is a folder" if target.is_dir() else "lies in a folder that does not exist"
             raise UsageError(f"{role} '{shown}' {what}", hint="give the path of a file")
         taken.append((role, target))
+
+
+def _results(output: Path | None, save_plan: Path | None) -> Iterator[tuple[str, Path]]:
+    if output is not None:
+        yield "the output", output
+        yield "the report", report_path(output)
+    if save_plan is not None:
+        yield "the saved plan", save_plan
+        yield "the array file of the saved plan", save_plan.with_suffix(".npz")
 
 
 def _is_same_file(a: Path, b: Path) -> bool:

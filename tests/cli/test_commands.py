@@ -125,6 +125,19 @@ def test_dry_run_writes_nothing(tmp_path: Path, capsys: Capture) -> None:
     assert main(["optimize", str(TINY / "tiny_lm.onnx"), "--dry-run", "-q"]) == 0
 
 
+def test_calibration_on_text_with_a_tokenizer(tmp_path: Path, capsys: Capture) -> None:
+    model = onnx.load(TINY / "tiny_lm.onnx")
+    del model.metadata_props[:]
+    onnx.save(model, tmp_path / "model.onnx")
+    text = tmp_path / "text.txt"
+    text.write_text((TINY / "heldout.txt").read_text()[:200])
+    arguments = ["optimize", str(tmp_path / "model.onnx"), "--dry-run", "--calib", str(text)]
+    assert main(arguments) == 2
+    assert "give --tokenizer FILE" in capsys.readouterr().err
+    assert main([*arguments, "--tokenizer", "bytes"]) == 0
+    assert "verified on: text.txt (1 block of 200 tokens)" in capsys.readouterr().out
+
+
 def test_requests_without_effect_are_told(tmp_path: Path, capsys: Capture) -> None:
     model, fused = str(TINY / "tiny_lm.onnx"), str(tmp_path / "fused.onnx")
     options = ["--verify", "off", "--exclude", "Softmax_140", "--exclude", "no_such_site"]
