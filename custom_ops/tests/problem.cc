@@ -100,6 +100,14 @@ float* Problem::query_row(int64_t batch, int64_t head, int64_t token) {
   return query.data() + ((batch * e.heads + head) * e.queries + token) * e.channels;
 }
 
+void Problem::round_bias_to_half() {
+  bias_half.clear();
+  for (float& b : bias) {
+    bias_half.push_back(float_to_half(b));
+    b = half_to_float(bias_half.back());
+  }
+}
+
 qfa_attention Problem::request(float* output) const {
   qfa_attention a;
   memset(&a, 0, sizeof(a));
@@ -123,6 +131,10 @@ qfa_attention Problem::request(float* output) const {
   const int64_t square = e.queries * e.keys;
   if (!mask.empty()) a.mask = {mask.data(), {e.heads * square, square, e.keys, 1}};
   if (!bias.empty()) a.bias = {bias.data(), {e.heads * square, square, e.keys, 1}};
+  if (!bias_half.empty()) {
+    a.bias.data = bias_half.data();
+    a.bias_dtype = QFA_FLOAT16;
+  }
   a.scale = scale != 0.0f ? scale : static_cast<float>(1.0 / sqrt(static_cast<double>(e.channels)));
   a.is_causal = causal ? 1 : 0;
   a.causal_offset = causal_offset;

@@ -40,8 +40,9 @@ struct Problem {
   bool rotate = false;
   std::vector<float> query, key, value;
   std::vector<uint16_t> query_half, key_half, value_half;
-  std::vector<uint8_t> mask;  // empty or (B, H, S, T)
-  std::vector<float> bias;    // empty or (B, H, S, T)
+  std::vector<uint8_t> mask;        // empty or (B, H, S, T)
+  std::vector<float> bias;          // empty or (B, H, S, T)
+  std::vector<uint16_t> bias_half;  // what the operator gets instead, where it is not empty
   std::vector<float> q_scale, k_scale, v_scale, k_mean;
   mutable std::vector<uint16_t> output_half;
 
@@ -53,6 +54,7 @@ struct Problem {
   float* query_row(int64_t batch, int64_t head, int64_t token);
   // After a change of query, key or value: rounds them to half where the problem is half.
   void round_to_dtype();
+  void round_bias_to_half();
 
   int64_t output_count() const { return e.batch * e.heads * e.queries * e.value_channels; }
   // A request that writes to `output`, which for a half problem is output_half instead.

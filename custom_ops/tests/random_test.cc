@@ -32,8 +32,8 @@ Problem draw(uint64_t seed) {
   e.heads = e.kv_heads * (1 + random.below(4));
   e.queries = draw_extent(random, 80);
   e.keys = draw_extent(random, 200);
-  e.channels = 1 + draw_extent(random, 130);
-  e.value_channels = random.below(2) != 0 ? e.channels : 1 + draw_extent(random, 130);
+  e.channels = 1 + draw_extent(random, 255);
+  e.value_channels = random.below(2) != 0 ? e.channels : 1 + draw_extent(random, 255);
   Problem p = Problem::random(e, seed, random.below(3) == 0 ? QFA_FLOAT16 : QFA_FLOAT32);
   p.causal = random.below(2) != 0;
   p.causal_offset = static_cast<int64_t>(random.below(120)) - 30;
@@ -49,17 +49,20 @@ Problem draw(uint64_t seed) {
     const uint32_t percent = random.below(101);
     const float masking = random.below(2) != 0 ? -INFINITY : -3.4028235e38f;
     for (float& b : p.bias) b = random.below(100) < percent ? random.normal() : masking;
+    if (random.below(2) != 0) p.round_bias_to_half();
   }
   if (random.below(4) == 0) {
     p.k_mean.resize(static_cast<size_t>(e.kv_heads * e.channels));
     for (float& m : p.k_mean) m = random.normal() * 0.1f;
   }
-  if (random.below(4) == 0) p.q_scale.assign(1, 5.0f / 127.0f);
+  // The rotation makes rows larger by the square root of its length.
+  const float step =
+      5.0f / 127.0f * (p.rotate ? sqrtf(static_cast<float>(e.channels & -e.channels)) : 1.0f);
+  if (random.below(4) == 0) p.q_scale.assign(1, step);
   if (random.below(4) == 0) {
-    p.k_scale.assign(static_cast<size_t>(e.kv_heads), (p.rotate ? 40.0f : 5.0f) / 127.0f);
+    p.k_scale.assign(static_cast<size_t>(e.kv_heads), step);
   }
   if (random.below(4) == 0) p.v_scale.assign(1, 5.0f / 127.0f);
-  if (p.rotate && !p.q_scale.empty()) p.q_scale[0] *= 8.0f;
   return p;
 }
 
