@@ -45,6 +45,8 @@ void in_context(const std::string& place, Body&& body) {
     body();
   } catch (const Failure& failure) {
     throw Failure(failure.code(), place + ": " + failure.what());
+  } catch (const std::bad_alloc&) {
+    throw Failure(ORT_RUNTIME_EXCEPTION, place + ": out of memory");
   }
 }
 
