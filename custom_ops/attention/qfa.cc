@@ -34,9 +34,9 @@ qfa_status choose_isa(qfa_isa wanted, qfa_isa* chosen) {
   if (!is_isa_supported(*chosen)) {
     return fail(QFA_UNSUPPORTED_ISA,
                 "instruction set %s cannot be used here (processor, operating system or build); "
-                "the best that can be is %s%s",
+                "the best one here is %s%s",
                 name, qfa_isa_name(best_isa()),
-                wanted == QFA_ISA_AUTO ? ": change or unset QFA_ISA" : "");
+                wanted == QFA_ISA_AUTO ? "; change or unset QFA_ISA" : "");
   }
   return QFA_OK;
 }

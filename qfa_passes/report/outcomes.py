@@ -79,5 +79,6 @@ def _fate(
     if entry is None or not entry.quantized:
         return SiteStatus.EXEMPT, "left in float by the plan"
     if stopped:
-        return SiteStatus.EXEMPT, f"stopped after {stopped}"
+        form = "quantized, not fused: " if stopped == "rewrite" else ""
+        return SiteStatus.EXEMPT, f"{form}stopped after {stopped}"
     return SiteStatus.FUSED, ""

@@ -25,7 +25,7 @@ GOOD, BAD = SiteError(1e-4, 0.1, 100), SiteError(2e-3, 0.1, 100)
         (QUANTIZED, GOOD, "", SiteStatus.FUSED, ""),
         (QUANTIZED, None, "", SiteStatus.FUSED, ""),
         (QUANTIZED, SiteError(BOUND, 0.1, 1), "", SiteStatus.FUSED, ""),
-        (QUANTIZED, GOOD, "rewrite", SiteStatus.EXEMPT, "stopped after rewrite"),
+        (QUANTIZED, GOOD, "rewrite", SiteStatus.EXEMPT, "not fused: stopped after rewrite"),
         (NONE, BAD, "", SiteStatus.RESTORED, "NMSE 2.00e-03 is above the bound 5.00e-04"),
         (NONE, BAD, "rewrite", SiteStatus.RESTORED, "NMSE 2.00e-03 is above the bound 5.00e-04"),
         (NONE, SiteError(float("nan"), 0, 9), "", SiteStatus.RESTORED, "NMSE nan is above"),
