@@ -65,7 +65,7 @@ def test_optimize_summary() -> None:
     assert "NMSE above the bound" in text
     assert "verified on: seeded random inputs" in text
     assert "warning: no calibration data" in text
-    assert "wrote model.qfa.onnx (1.0 MB -> 900.0 kB) in 1.50 s" in text
+    assert "wrote model.qfa.onnx (1.0 MB -> 0.9 MB) in 1.50 s" in text
     assert "verdict: warn" in text
 
 
