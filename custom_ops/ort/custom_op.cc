@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <bit>
+#include <chrono>
 #include <memory>
 #include <string>
 
@@ -57,10 +58,12 @@ struct KnownShape {
 };
 
 // Gives a name of its own to an extent that has neither number nor name: the runtime would take it
-// for the number -1, and one name for two of them for a promise that they are equal.
+// for the number -1, and one name for two of them for a promise that they are equal. The runtime
+// may save the names with a model and load them again, so numbers start at the time.
 void name_if_open(int64_t extent, const char** name, std::string* storage) {
   if (extent >= 0 || **name != '\0') return;
-  static std::atomic<uint64_t> count{0};
+  static std::atomic<int64_t> count{std::chrono::system_clock::now().time_since_epoch() /
+                                    std::chrono::nanoseconds(1)};
   *storage = "qfa_open_" + std::to_string(count.fetch_add(1));
   *name = storage->c_str();
 }
