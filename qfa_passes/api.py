@@ -38,7 +38,7 @@ class Optimized:
 
     Attributes:
         loaded: The result with its weights where they are (in the source's files, mostly).
-        plan: What each site got; write it with `qfa_passes.plan.plan_file.write_plan`, edit it, and pass it back.
+        plan: What each site got; pass it back to `optimize`, or write it with `qfa_passes.plan.plan_file.write_plan`.
         report: What happened.
     """
 
@@ -77,7 +77,7 @@ def optimize(
     stop_after: str | None = None,
     verify: str = "fast",
     exclude: str | Sequence[str] = (),
-    plan: str | os.PathLike[str] | None = None,
+    plan: str | os.PathLike[str] | Plan | None = None,
     max_error: float = 5e-4,
     external_data: ExternalData = "auto",
     seed: int = 0,
@@ -101,7 +101,7 @@ def optimize(
         stop_after: ``normalize``, ``rewrite`` (the Q/DQ graph) or ``fuse`` (the default).
         verify: ``off``, ``fast`` (every site, and the outputs) or ``full`` (normalization too).
         exclude: A regular expression or several; sites whose name matches stay in float.
-        plan: Plan file to obey.
+        plan: Plan, or plan file, to obey.
         max_error: Largest NMSE of a site; beyond it the site stays in float.
         external_data: ``auto``, ``always`` or ``never``.
         seed: Of inputs made up for verification.
@@ -124,7 +124,7 @@ def optimize(
         stop_after=parse_choice(StopAfter, stop_after or StopAfter.FUSE, "stop_after"),
         verify=parse_choice(VerifyLevel, verify, "verify"),
         exclude=parse_patterns((exclude,) if isinstance(exclude, str) else tuple(exclude)),
-        plan=None if plan is None else Path(plan),
+        plan=plan if plan is None or isinstance(plan, Plan) else Path(plan),
         max_error=max_error,
         external_data=external_data,
         seed=seed,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final, Literal, TypeVar
 
 from qfa_passes.core.formats import AttentionFormat, LinearFormat, Rotation, ScaleMode, VerifyLevel
+from qfa_passes.core.plan import Plan
 from qfa_passes.errors import UsageError
 
 FORMATS: Final = {"int8": (AttentionFormat.INT8, LinearFormat.NONE)}
@@ -39,7 +40,7 @@ class Options:
         stop_after: Last stage.
         verify: How much is checked.
         exclude: Sites whose name matches one of these stay in float.
-        plan: Plan file to obey, or None.
+        plan: Plan or plan file to obey, or None.
         max_error: Largest NMSE of a site.
         external_data: Where weights are saved.
         seed: Of inputs made up for verification.
@@ -54,7 +55,7 @@ class Options:
     stop_after: StopAfter
     verify: VerifyLevel
     exclude: tuple[re.Pattern[str], ...]
-    plan: Path | None
+    plan: Path | Plan | None
     max_error: float
     external_data: Literal["auto", "always", "never"]
     seed: int
@@ -66,7 +67,7 @@ class Options:
         words = {item.name: getattr(self, item.name) for item in fields(self)}
         words["exclude"] = " ".join(pattern.pattern for pattern in self.exclude)
         words["rotation"] = self.rotation or "auto"
-        words["plan"] = self.plan or ""
+        words["plan"] = "<Plan>" if isinstance(self.plan, Plan) else self.plan or ""
         return {name: str(value) for name, value in words.items()}
 
 

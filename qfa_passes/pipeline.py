@@ -6,7 +6,7 @@ Each stage is a folder and knows only the shared vocabulary; this file alone kno
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -31,7 +31,7 @@ from qfa_passes.graph.ir import Graph
 from qfa_passes.match import find_sites
 from qfa_passes.normalize import NORMALIZE, raise_opset
 from qfa_passes.plan.fit import fit_plan
-from qfa_passes.plan.plan_file import read_plan
+from qfa_passes.plan.plan_file import check_plan, read_plan
 from qfa_passes.report.outcomes import site_outcomes
 from qfa_passes.rewrite import InsertQdq
 from qfa_passes.rewrite.insert_qdq import shared_view
@@ -219,10 +219,7 @@ class Run:
         """Decides, measures, and takes back what is out of bound."""
         names = {site.name for site in sites}
         if self.options.plan is not None:
-            given = read_plan(
-                self.options.plan, model_digest=self.source.digest, site_names=names | exempt.keys()
-            )
-            plan = fit_plan(given, sites)
+            plan = fit_plan(self._given_plan(self.options.plan, names | exempt.keys()), sites)
             errors = evidence.measure(sites, plan)
         else:
             plan, errors = evidence.best_plan(
@@ -234,6 +231,12 @@ class Run:
             for entry in plan.sites
         )
         return _exempted(replace(plan, sites=kept), exempt), errors
+
+    def _given_plan(self, plan: Path | Plan, names: Collection[str]) -> Plan:
+        if isinstance(plan, Plan):
+            check_plan(plan, "the given plan", self.source.digest, names)
+            return plan
+        return read_plan(plan, model_digest=self.source.digest, site_names=names)
 
     def _rewrite(
         self, normal: LoadedModel, plan: Plan, sites: list[AttentionSite], evidence: Evidence

@@ -61,7 +61,7 @@ def read_plan(
         linear=tables.linear,
         tensors=_read_tensors(path, tables, where),
     )
-    _check(plan, where, model_digest, site_names)
+    check_plan(plan, where, model_digest, site_names)
     return plan
 
 
@@ -235,9 +235,14 @@ def _read_tensors(
     return found
 
 
-def _check(
+def check_plan(
     plan: Plan, where: str, model_digest: str | None, site_names: Collection[str] | None
 ) -> None:
+    """Checks that a plan fits a model; ``where`` are the words for the plan in messages.
+
+    Raises:
+        ConfigError: A site named twice, another model, or a site that the model does not have.
+    """
     repeated = [
         name for name, times in Counter(site.name for site in plan.sites).items() if times > 1
     ]

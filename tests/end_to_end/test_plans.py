@@ -62,6 +62,19 @@ def test_a_plan_given_back_unchanged_gives_the_same_model(
     )
 
 
+def test_a_plan_object_is_obeyed_like_its_file(
+    model: ModelProto, plan: Plan, tmp_path: Path
+) -> None:
+    by_file = api.optimize(model, plan=written(plan, tmp_path))
+    by_object = api.optimize(model, plan=plan)
+    assert by_object.plan == by_file.plan
+    assert by_object.model.SerializeToString(deterministic=True) == by_file.model.SerializeToString(
+        deterministic=True
+    )
+    with pytest.raises(ConfigError, match="the given plan was made for another model"):
+        api.optimize(Decoder(heads=2).model(), plan=plan)
+
+
 def test_a_site_set_to_none_stays_in_float(model: ModelProto, plan: Plan, tmp_path: Path) -> None:
     path = written(plan, tmp_path)
     lines = path.read_text().replace('format = "int8"', 'format = "none"', 1)
