@@ -189,6 +189,8 @@ def _runner(
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
+    # Idle workers of one session would spin on the processors that the next one is measured on.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if library:
         options.register_custom_ops_library(qfa_passes.get_library_path())
     session = ort.InferenceSession(
