@@ -11,13 +11,12 @@ from qfa_passes.calibrate import SiteStatistics, capture
 from qfa_passes.config import Options, Progress
 from qfa_passes.core.dataset import DataSet, Feed
 from qfa_passes.core.formats import Rotation, VerifyLevel
-from qfa_passes.core.model import LoadedModel
+from qfa_passes.core.model import LoadedModel, opset_of
 from qfa_passes.core.plan import Plan, SitePlan, StaticScales
 from qfa_passes.core.site import AttentionSite
 from qfa_passes.errors import InvalidDataError
 from qfa_passes.fuse.attach_body import present_rotation
 from qfa_passes.fuse.replay import replay_model, site_values
-from qfa_passes.graph.ir import Graph
 from qfa_passes.plan.choose import Candidate, candidates, choose, draft_plan
 from qfa_passes.verify.sites import SiteError, measure_site
 from qfa_passes.verify.whole_model import tensor_outputs
@@ -117,7 +116,7 @@ class Evidence:
         """Runs the operator of each planned site on the captured inputs; returns errors by site."""
         if not self._measures:
             return {}
-        opset = Graph(self._model.proto).opset
+        opset = opset_of(self._model.proto)
         errors: dict[str, SiteError] = {}
         for number, site in enumerate(sites):
             self._progress("measure sites", number, len(sites))

@@ -8,6 +8,12 @@ from onnx import ModelProto
 from qfa_passes.core.weights import WeightStore
 
 
+def opset_of(proto: ModelProto) -> int:
+    """Version of the default operator set that a model imports; 0 if it imports none."""
+    versions = (entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx"))
+    return next(versions, 0)
+
+
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
     """What `load.read_model` returns and `save.write_model` takes.

@@ -6,6 +6,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from qfa_passes.core import opspec
 from qfa_passes.core.formats import Rotation
+from qfa_passes.core.model import opset_of
 from qfa_passes.fuse.body_features import BodyFeatures
 from qfa_passes.fuse.function_body import function_body
 
@@ -31,8 +32,7 @@ def attach_body(proto: ModelProto, channels: int | None) -> int:
         proto.functions.remove(function)
     if not nodes:
         return 0
-    opset = next(entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx"))
-    features = BodyFeatures.of(nodes, opset, channels)
+    features = BodyFeatures.of(nodes, opset_of(proto), channels)
     names = {tensor.name for tensor in proto.graph.initializer}
     for node in nodes:
         _complete(proto, node, features, names)

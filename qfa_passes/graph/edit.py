@@ -18,12 +18,17 @@ def bypass(graph: Graph, node: gs.Node) -> bool:
     source, output = node.inputs[0], node.outputs[0]
     if any(value is output for value in graph.gs.outputs) or graph.is_captured(output):
         return False
-    for consumer in list(output.outputs):
-        for position, tensor in enumerate(consumer.inputs):
-            if tensor is output:
-                consumer.inputs[position] = source
+    replace_uses(output, source)
     node.outputs.clear()
     return True
+
+
+def replace_uses(old: gs.Tensor, new: gs.Tensor) -> None:
+    """Lets every consumer of ``old`` read ``new`` instead."""
+    for consumer in list(old.outputs):
+        for position, tensor in enumerate(consumer.inputs):
+            if tensor is old:
+                consumer.inputs[position] = new
 
 
 def constant(graph: Graph, stem: str, value: npt.NDArray[np.generic]) -> gs.Constant:

@@ -8,6 +8,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from qfa_passes.core.passes import Contract
+from qfa_passes.graph.edit import replace_uses
 from qfa_passes.graph.graph_pass import GraphPass
 from qfa_passes.graph.ir import Graph
 from qfa_passes.graph.shapes import infer_shapes
@@ -40,9 +41,6 @@ class FoldShapes(GraphPass):
             value = np.array(numbers, dtype=output.dtype)
             folded = gs.Constant(output.name, value.reshape(()) if content.scalar else value)
             node.outputs.clear()
-            for consumer in list(output.outputs):
-                for position, tensor in enumerate(consumer.inputs):
-                    if tensor is output:
-                        consumer.inputs[position] = folded
+            replace_uses(output, folded)
             changes += 1
         return changes

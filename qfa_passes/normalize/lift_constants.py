@@ -9,6 +9,7 @@ import onnx_graphsurgeon as gs
 
 from qfa_passes.core.passes import Contract
 from qfa_passes.graph.constants import constant_value
+from qfa_passes.graph.edit import replace_uses
 from qfa_passes.graph.graph_pass import GraphPass
 from qfa_passes.graph.ir import Graph, is_op
 
@@ -36,9 +37,6 @@ class LiftConstants(GraphPass):
             output = node.outputs[0]
             node.outputs.clear()
             lifted = gs.Constant(output.name, np.ascontiguousarray(value).reshape(value.shape))
-            for consumer in list(output.outputs):
-                for position, tensor in enumerate(consumer.inputs):
-                    if tensor is output:
-                        consumer.inputs[position] = lifted
+            replace_uses(output, lifted)
             changes += 1
         return changes

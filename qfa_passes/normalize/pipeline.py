@@ -7,6 +7,7 @@ from typing import Final
 import onnx
 from onnx import ModelProto
 
+from qfa_passes.core.model import opset_of
 from qfa_passes.errors import UnsupportedModelError
 from qfa_passes.graph.graph_pass import GraphPass
 from qfa_passes.normalize.fold_shapes import FoldShapes
@@ -31,9 +32,7 @@ def raise_opset(proto: ModelProto) -> ModelProto:
     Raises:
         UnsupportedModelError: The converter of the onnx package cannot convert it.
     """
-    version = next(
-        (entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), 0
-    )
+    version = opset_of(proto)
     if version >= OLDEST_OPSET:
         return proto
     try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -47,7 +46,7 @@ def measure_site(
     replay: ModelProto,
     runs: Sequence[Mapping[str, Array]],
     *,
-    library: Path | bool,
+    library: bool,
     threads: int | None = None,
 ) -> SiteError:
     """Runs a replay model on captured inputs and compares with the captured output.
@@ -63,7 +62,7 @@ def measure_site(
         threads: Threads of the runtime.
     """
     model = LoadedModel(replay, WeightStore(), None, "")
-    session = create_session(model, use_library=bool(library), threads=threads)
+    session = create_session(model, use_library=library, threads=threads)
     names = [value.name for value in session.get_inputs()]
     total = ErrorAccumulator()
     compared = 0
