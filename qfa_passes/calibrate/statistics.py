@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from qfa_passes.core.plan import StaticScales
 from qfa_passes.core.site import AttentionSite, Operand
+from qfa_passes.core.view import apply_views
 from qfa_passes.errors import InvalidDataError
 
 Array = npt.NDArray[Any]
@@ -77,5 +78,4 @@ class SiteStatistics:
 
 def canonical(values: Mapping[str, Array], operand: Operand) -> Array:
     """The operand as (B, heads, rows, channels)."""
-    array = values[operand.tensor]
-    return array if operand.perm is None else array.transpose(operand.perm)
+    return apply_views(values[operand.tensor], operand.views)

@@ -6,8 +6,9 @@ from enum import StrEnum
 class AttentionFormat(StrEnum):
     """Arithmetic of the two products of attention."""
 
-    NONE = "none"
+    NONE = "none"  # left as it is
     INT8 = "int8"
+    FLOAT = "float"  # fused, nothing is quantized
 
 
 class LinearFormat(StrEnum):

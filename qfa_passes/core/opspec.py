@@ -39,12 +39,20 @@ class OpAttribute:
     meaning: str
 
 
-FLOAT_TYPES: Final = ("float", "float16")
+FLOAT_TYPES: Final = ("float", "float16", "bfloat16")
 
 INPUTS: Final = (
-    OpInput("query", FLOAT_TYPES, "(B, H, S, D)", True, "queries"),
-    OpInput("key", FLOAT_TYPES, "(B, Hkv, T, D)", True, "keys; same type as query"),
-    OpInput("value", FLOAT_TYPES, "(B, Hkv, T, Dv)", True, "values; same type as query"),
+    OpInput("query", FLOAT_TYPES, "(B, H, S, D) or (B, S, H * D)", True, "queries"),
+    OpInput(
+        "key", FLOAT_TYPES, "(B, Hkv, T, D) or (B, T, Hkv * D)", True, "keys; same type as query"
+    ),
+    OpInput(
+        "value",
+        FLOAT_TYPES,
+        "(B, Hkv, T, Dv) or (B, T, Hkv * Dv)",
+        True,
+        "values; same type as query",
+    ),
     OpInput("attn_mask", ("bool",), "broadcastable to (B, H, S, T)", False, "true = may attend"),
     OpInput(
         "attn_bias",
@@ -57,16 +65,38 @@ INPUTS: Final = (
     OpInput("k_scale", ("float",), "() or (Hkv)", False, "value of one key code step (static)"),
     OpInput("v_scale", ("float",), "() or (Hkv)", False, "value of one value code step (static)"),
     OpInput("k_mean", ("float",), "(Hkv, D)", False, "subtracted from K before quantization"),
+    OpInput("sink", FLOAT_TYPES, "(H)", False, "logit of one more key whose value is zero"),
+    OpInput("kv_length", ("int64",), "(B)", False, "only the first kv_length[b] keys are seen"),
+    OpInput("past_key", FLOAT_TYPES, "(B, Hkv, P, D)", False, "keys in front of key; same type"),
+    OpInput(
+        "past_value", FLOAT_TYPES, "(B, Hkv, P, Dv)", False, "values in front of value; same type"
+    ),
 )
 
-OUTPUTS: Final = (OpInput("output", FLOAT_TYPES, "(B, H, S, Dv)", True, "attention output"),)
+OUTPUTS: Final = (
+    OpInput(
+        "output",
+        FLOAT_TYPES,
+        "(B, H, S, Dv), or (B, S, H * Dv) if query has three axes",
+        True,
+        "attention output",
+    ),
+    OpInput("present_key", FLOAT_TYPES, "(B, Hkv, P + T, D)", False, "past_key, then key"),
+    OpInput("present_value", FLOAT_TYPES, "(B, Hkv, P + T, Dv)", False, "past_value, then value"),
+)
 
 ATTRIBUTES: Final = (
     OpAttribute("num_heads", "int", None, (), "H"),
     OpAttribute("kv_num_heads", "int", None, (), "Hkv; divides H"),
     OpAttribute("scale", "float", None, (), "multiplies Q K^T; finite"),
-    OpAttribute("is_causal", "int", 0, (), "1: query i sees keys j <= i"),
-    OpAttribute("compute_format", "string", "int8", ("int8",), "format of the two products"),
+    OpAttribute("is_causal", "int", 0, (), "1: the query at position p sees keys j <= p"),
+    OpAttribute(
+        "compute_format",
+        "string",
+        "int8",
+        ("int8", "float"),
+        "format of the two products; float: nothing is quantized",
+    ),
     OpAttribute(
         "scale_mode",
         "string",
@@ -78,6 +108,18 @@ ATTRIBUTES: Final = (
         "rotate", "string", "none", ("none", "hadamard"), "rotation of Q and K before quantization"
     ),
     OpAttribute("schema_version", "int", SCHEMA_VERSION, (), "version of this table"),
+    OpAttribute(
+        "softcap", "float", 0.0, (), "c > 0: the scaled score s counts as c * tanh(s / c); 0: off"
+    ),
+    OpAttribute(
+        "queries_at_end",
+        "int",
+        0,
+        (),
+        "1: query i stands at p = i + T - S, T with past keys, or kv_length[b]; 0: at p = i",
+    ),
+    OpAttribute("left_window", "int", -1, (), "keys j >= p - left_window are seen; -1: all"),
+    OpAttribute("right_window", "int", -1, (), "keys j <= p + right_window are seen; -1: all"),
 )
 
 

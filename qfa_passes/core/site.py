@@ -3,20 +3,22 @@
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from qfa_passes.core.view import Views
+
 
 @dataclass(frozen=True, slots=True)
 class Operand:
-    """A tensor that is Q, K or V once its axes are permuted to (batch, head, row, channel).
+    """A tensor that is Q, K or V once it is viewed as (batch, head, row, channel).
 
     Attributes:
         tensor: Name of a value in the graph.
-        perm: Axes for a Transpose to (B, heads, rows, channels); None if it already has that layout.
+        views: Steps from the tensor to (B, heads, rows, channels); none if it already has that layout.
         scale: Static step found on a QuantizeLinear/DequantizeLinear pair right before the attention; else None.
         path: Nodes from the tensor down to the attention product that reads it, nearest to the tensor first.
     """
 
     tensor: str
-    perm: tuple[int, ...] | None = None
+    views: Views = ()
     scale: tuple[float, ...] | None = None
     path: tuple[str, ...] = ()
 
@@ -31,37 +33,75 @@ class MaskKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class MaskTerm:
-    """One mask of a block; its value is broadcastable to (B, H, S, T).
+    """One mask of a block.
 
     Attributes:
         tensor: Name of the value.
         kind: Its meaning.
         fill: For KEEP and DROP: the score of a masked key. With -inf a fully masked row is zero; with a finite number
             it is the plain mean of V, which matters only for rows that are padding.
+        views: Steps after which the value is broadcastable to (B, H, S, T).
+        factor: For BIAS: what the value is multiplied by before it is added.
+        fewer_keys: The last axis may be shorter than T; keys beyond it are masked.
     """
 
     tensor: str
     kind: MaskKind
     fill: float = float("-inf")
+    views: Views = ()
+    factor: float = 1.0
+    fewer_keys: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Mask:
     """Which scores count: all parts apply together.
 
+    Query i stands at position p = i, or p = i + T - S where the queries are the last of the keys (T counts past keys,
+    and is kv_length[b] where that is given).
+
     Attributes:
-        causal: Query i sees keys j <= i, whatever the inputs.
+        causal: The query at p sees keys j <= p, whatever the inputs.
+        queries_at_end: The queries are the last of the keys.
+        left_window: The query at p sees keys j >= p - left_window; -1: all of them.
+        right_window: The query at p sees keys j <= p + right_window; -1: all of them.
+        kv_length: Name of an int64 value (B): only the first kv_length[b] keys are seen; None: all T.
         terms: Further masks.
     """
 
     causal: bool = False
     terms: tuple[MaskTerm, ...] = ()
+    queries_at_end: bool = False
+    left_window: int = -1
+    right_window: int = -1
+    kv_length: str | None = None
 
     def describe(self) -> str:
         """Returns a few words for tables, such as ``causal + bias``."""
         words = ["causal"] if self.causal else []
+        if max(self.left_window, self.right_window) >= 0:
+            words.append("window")
+        if self.kv_length is not None:
+            words.append("lengths")
         words += ["bias" if term.kind is MaskKind.BIAS else "mask" for term in self.terms]
         return " + ".join(words) or "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Cache:
+    """Keys and values of earlier runs, in front of K and V, and those that the next run gets.
+
+    Attributes:
+        past_key: Name of (B, Hkv, P, D).
+        past_value: Name of (B, Hkv, P, Dv).
+        present_key: Name of the value (B, Hkv, P + T, D) that the block computes; None if nobody reads it.
+        present_value: Likewise, (B, Hkv, P + T, Dv).
+    """
+
+    past_key: str
+    past_value: str
+    present_key: str | None = None
+    present_value: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +113,7 @@ class AttentionSite:
         query: (B, H, S, D).
         key: (B, Hkv, T, D).
         value: (B, Hkv, T, Dv).
-        output: Name of the value (B, H, S, Dv) that the block computes.
+        output: Name of the value that the block computes.
         mask: Mask of the scores.
         scale: Factor on Q K^T.
         num_heads: H.
@@ -82,8 +122,12 @@ class AttentionSite:
         v_channels: Dv.
         dtype: ONNX element type of query and output.
         nodes: Names of the nodes that compute only this block; the anchor (softmax) comes first.
-        exporter: How it was written: ``decomposed`` or ``ai.onnx::Attention``.
+        exporter: How it was written: ``decomposed`` or the operator, such as ``ai.onnx::Attention``.
         notes: What was seen on the way (repeated heads folded, NaN guard, scale split), for `inspect`.
+        softcap: c > 0: the scaled score s counts as c * tanh(s / c), before masks; 0: none.
+        sink: Name of (H): the logit of one more key per head, whose value is zero; None: none.
+        cache: Earlier keys and values that the block joins itself; None if key and value are complete.
+        output_views: Steps from (B, H, S, Dv) to the layout of ``output``.
     """
 
     name: str
@@ -101,6 +145,10 @@ class AttentionSite:
     nodes: tuple[str, ...]
     exporter: str
     notes: tuple[str, ...] = ()
+    softcap: float = 0.0
+    sink: str | None = None
+    cache: Cache | None = None
+    output_views: Views = ()
 
     @property
     def quantized(self) -> bool:

@@ -47,7 +47,7 @@ def function_body(features: BodyFeatures) -> FunctionProto:
         opspec.DOMAIN,
         opspec.OP_TYPE,
         features.input_names(),
-        [spec.name for spec in opspec.OUTPUTS],
+        [opspec.OUTPUTS[0].name],
         writer.nodes,
         [helper.make_opsetid("", features.opset)],
         attributes=[item.name for item in opspec.ATTRIBUTES if item.default is None],

@@ -14,9 +14,9 @@ from qfa_passes.core import opspec
 from qfa_passes.core.formats import ScaleMode
 from qfa_passes.core.passes import Contract
 from qfa_passes.core.plan import SitePlan, StaticScales
-from qfa_passes.core.site import AttentionSite, Operand
+from qfa_passes.core.site import AttentionSite
 from qfa_passes.fuse.lower_masks import lower_masks
-from qfa_passes.graph.edit import constant, emit, replace_producer
+from qfa_passes.graph.edit import constant, emit_views, replace_producer
 from qfa_passes.graph.graph_pass import GraphPass
 from qfa_passes.graph.ir import Graph
 
@@ -53,9 +53,13 @@ def fuse_site(
     """Makes the operator node of one site the producer of the site's output."""
     tensors = graph.tensors()
     inputs: dict[str, gs.Tensor] = {
-        "query": _operand(graph, tensors, site.query, site.name),
-        "key": _operand(graph, tensors, site.key, site.name),
-        "value": _operand(graph, tensors, site.value, site.name),
+        "query": emit_views(
+            graph, tensors[site.query.tensor], site.query.views, f"{site.name}/query"
+        ),
+        "key": emit_views(graph, tensors[site.key.tensor], site.key.views, f"{site.name}/key"),
+        "value": emit_views(
+            graph, tensors[site.value.tensor], site.value.views, f"{site.name}/value"
+        ),
     }
     inputs.update(lower_masks(graph, tensors, site))
     if plan.scale_mode is ScaleMode.STATIC:
@@ -93,16 +97,6 @@ def with_scales(site: AttentionSite, scales: StaticScales | None) -> AttentionSi
         key=replace(site.key, scale=scales.key),
         value=replace(site.value, scale=scales.value),
     )
-
-
-def _operand(
-    graph: Graph, tensors: Mapping[str, gs.Tensor], operand: Operand, stem: str
-) -> gs.Tensor:
-    tensor = tensors[operand.tensor]
-    if operand.perm is None:
-        return tensor
-    attrs: dict[str, object] = {"perm": list(operand.perm)}
-    return emit(graph, "Transpose", [tensor], f"{stem}/to_bhsd", dtype=tensor.dtype, attrs=attrs)
 
 
 def _attributes(site: AttentionSite, plan: SitePlan) -> dict[str, object]:

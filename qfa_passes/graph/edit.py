@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
+from qfa_passes.core.view import ViewOp, Views
 from qfa_passes.graph.ir import Graph
 
 
@@ -51,6 +52,20 @@ def emit(
     node = gs.Node(op, graph.new_name(stem), attrs or {}, list(inputs), [output], domain=domain)
     graph.add(node)
     return output
+
+
+def emit_views(graph: Graph, tensor: gs.Tensor, views: Views, stem: str) -> gs.Tensor:
+    """Appends the nodes of some views and returns the last value; ``tensor`` itself without any."""
+    for view in views:
+        name = f"{stem}_{view.op.value.lower()}"
+        numbers = np.array(view.numbers, dtype=np.int64)
+        if view.op is ViewOp.TRANSPOSE:
+            perm: dict[str, object] = {"perm": list(view.numbers)}
+            tensor = emit(graph, view.op.value, [tensor], name, dtype=tensor.dtype, attrs=perm)
+        else:
+            inputs = [tensor, constant(graph, f"{name}_to", numbers)]
+            tensor = emit(graph, view.op.value, inputs, name, dtype=tensor.dtype)
+    return tensor
 
 
 def replace_producer(output: gs.Tensor, node: gs.Node) -> None:

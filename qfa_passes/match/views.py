@@ -14,6 +14,7 @@ from typing import Final
 import onnx_graphsurgeon as gs
 
 from qfa_passes.core.site import Operand
+from qfa_passes.core.view import permute
 from qfa_passes.graph.dims import Dim, product
 from qfa_passes.graph.ir import is_op, producer
 from qfa_passes.graph.shapes import Shape, ShapeMap
@@ -117,7 +118,7 @@ def read_operand(
         if view is None:
             continue
         absorbed = sum(step.qdq is not None for step in steps[:height])
-        rank = (absorbed, -view.heads, int(view.operand.perm is None), height)
+        rank = (absorbed, -view.heads, int(not view.operand.views), height)
         if best is None or rank > best[0]:
             best = (rank, view)
     return None if best is None else best[1]
@@ -276,7 +277,7 @@ def _canonical(
         return None
     if repeats:
         notes.append(f"{repeat}-fold repeated heads folded")
-    operand = Operand(top.name, None if perm == (0, 1, 2, 3) else perm, walk.scale, walk.path)
+    operand = Operand(top.name, permute(*perm), walk.scale, walk.path)
     return HeadsView(
         operand, head_count, repeat, top_shape[perm[0]], channel_count, walk.factor, tuple(notes)
     )

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qfa_passes.calibrate import SiteStatistics
+from qfa_passes.core.view import permute
 from qfa_passes.errors import InvalidDataError
 from tests.reference.golden_graphs import GROUPED_SITE
 
@@ -38,7 +39,7 @@ def test_runs_add_up(shapes: list[tuple[int, int, int]]) -> None:
 
 
 def test_key_in_another_layout_is_permuted() -> None:
-    turned = replace(GROUPED_SITE, key=replace(GROUPED_SITE.key, perm=(0, 2, 1, 3)))
+    turned = replace(GROUPED_SITE, key=replace(GROUPED_SITE.key, views=permute(0, 2, 1, 3)))
     values = run(0)
     statistics, expected = SiteStatistics(turned), SiteStatistics(GROUPED_SITE)
     statistics.update({**values, "k": values["k"].transpose(0, 2, 1, 3)}, "run 0")

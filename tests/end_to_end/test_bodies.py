@@ -8,6 +8,7 @@ from qfa_passes.calibrate import SiteStatistics, capture
 from qfa_passes.core.formats import Rotation, ScaleMode
 from qfa_passes.core.plan import SitePlan
 from qfa_passes.core.site import AttentionSite
+from qfa_passes.core.view import apply_views
 from qfa_passes.fuse.replay import replay_model, site_values
 from qfa_passes.load import read_model
 from qfa_passes.quant.attention import Masking, attention_float64
@@ -54,7 +55,7 @@ def test_captured_output_is_attention_of_the_captured_operands() -> None:
     (values,) = capture(normal, names, [tokens(70, batch=2)])
     for site in sites:
         query, key, value = (
-            values[operand.tensor].transpose(operand.perm or (0, 1, 2, 3))
+            apply_views(values[operand.tensor], operand.views)
             for operand in (site.query, site.key, site.value)
         )
         assert site.mask.causal and not site.mask.terms

@@ -85,7 +85,7 @@ def test_query_that_is_key_and_value_too() -> None:
         GROUPED_SITE,
         query=replace(GROUPED_SITE.query, tensor="x"),
         key=replace(GROUPED_SITE.key, tensor="x"),
-        value=replace(GROUPED_SITE.value, tensor="x", perm=None),
+        value=replace(GROUPED_SITE.value, tensor="x", views=()),
         mask=Mask(causal=True),
         num_heads=2,
         v_channels=16,

@@ -9,6 +9,7 @@ import onnxruntime as ort
 from onnx import ModelProto, TensorProto, ValueInfoProto, numpy_helper
 
 from qfa_passes.core.site import AttentionSite, MaskKind, Operand
+from qfa_passes.core.view import apply_views
 from tests.match.blocks import normalized, site_of
 
 Array = npt.NDArray[Any]
@@ -88,7 +89,7 @@ def attention(site: AttentionSite, values: Mapping[str, Array]) -> Array:
 def laid_out(operand: Operand, values: Mapping[str, Array]) -> Array:
     """(B, heads, rows, channels) in float64."""
     tensor = values[operand.tensor].astype(np.float64)
-    return tensor if operand.perm is None else tensor.transpose(operand.perm)
+    return apply_views(tensor, operand.views)
 
 
 def check_site(

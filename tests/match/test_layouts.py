@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import pytest
 
 from qfa_passes.core.site import AttentionSite
+from qfa_passes.core.view import permute
 from tests.match.blocks import Block, refusal_of
 from tests.match.oracle import check_site
 
@@ -118,7 +119,7 @@ def test_axes_of_equal_extent_are_not_confused(perm: tuple[int, ...]) -> None:
     )
     site = check_site(block.model(), EQUAL)
     batch, head, channel, row = perm
-    assert (site.key.perm or (0, 1, 2, 3)) == (batch, head, row, channel)
+    assert site.key.views == permute(batch, head, row, channel)
 
 
 CROSSING = {
