@@ -109,6 +109,10 @@ def _attributes(site: AttentionSite, plan: SitePlan) -> dict[str, object]:
         "scale_mode": plan.scale_mode.value,
         "rotate": plan.rotation.value,
         "schema_version": opspec.SCHEMA_VERSION,
+        "softcap": float(np.float32(site.softcap)),
+        "queries_at_end": int(site.mask.queries_at_end),
+        "left_window": site.mask.left_window,
+        "right_window": site.mask.right_window,
     }
 
 

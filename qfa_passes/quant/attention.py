@@ -6,6 +6,7 @@ length, T key length, D query/key channels, Dv value channels.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,54 +14,14 @@ import numpy.typing as npt
 from qfa_passes.core.opspec import KEY_BLOCK
 from qfa_passes.quant import hadamard
 from qfa_passes.quant.int8 import Codes, Float, quantize, quantize_static
+from qfa_passes.quant.masking import BIAS_LIMIT, LOG2_E, LOWEST_BIAS, UNMASKED, Masking
 
-Bool = npt.NDArray[np.bool_]
+__all__ = ["BIAS_LIMIT", "Masking", "Quantization", "attention_float64", "attention_int8"]
 
-LOG2_E = np.float32(np.log2(np.e))
 P_LEVELS = np.float32(255)
 """Softmax weights are uint8 codes 0..255; the largest weight of a row in a key block gets 255."""
 ZERO_VALUE_STEP = np.float32(2.0**-60)
 """Step of a row of zeros in V; as part of the weights it must be small."""
-BIAS_LIMIT = np.float32(2.0**126)
-"""Greater finite biases are clamped to this, so that they stay finite in base 2."""
-LOWEST_BIAS = np.float32(-(2.0**20))
-"""A bias at or below this swallows every score: it masks, unless the row has nothing else to see."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Masking:
-    """Which keys a query sees, and what is added to the scores; all parts apply together.
-
-    Attributes:
-        causal: Query i sees keys j <= i.
-        mask: Bool, broadcastable to (B, H, S, T); true = may attend.
-        bias: Float, broadcastable to (B, H, S, T); -inf = may not attend.
-    """
-
-    causal: bool = False
-    mask: npt.ArrayLike | None = None
-    bias: npt.ArrayLike | None = None
-
-    def visible(self, shape: tuple[int, ...]) -> Bool:
-        """Returns (B, H, S, T) flags: true where a query may attend to a key."""
-        seen = np.ones(shape, np.bool_)
-        if self.causal:
-            seen &= np.tri(shape[2], shape[3], dtype=np.bool_)
-        if self.mask is not None:
-            seen &= np.asarray(self.mask, np.bool_)
-        if self.bias is not None:
-            seen &= ~np.isneginf(np.asarray(self.bias, np.float32))
-        return seen
-
-    def resolve(self, shape: tuple[int, ...]) -> tuple[Bool, Float, Bool]:
-        """Returns flags of keys that count, their bias in base 2 (both (B, H, S, T)), and rows that only average."""
-        bias = np.broadcast_to(np.asarray(0 if self.bias is None else self.bias, np.float32), shape)
-        seen, low = self.visible(shape), bias <= LOWEST_BIAS
-        sees_any, sees_more = (np.any(x, axis=-1, keepdims=True) for x in (seen, seen & ~low))
-        averages: Bool = np.logical_and(sees_any, ~sees_more)
-        clamped = np.minimum(bias, BIAS_LIMIT, where=np.isfinite(bias), out=bias.copy())
-        bias = np.where(averages, 0, clamped)
-        return seen & (averages | ~low), np.where(low, 0, bias) * LOG2_E, averages
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +43,6 @@ class Quantization:
     rotate: bool = False
 
 
-UNMASKED = Masking()
 DYNAMIC = Quantization()
 
 
@@ -93,24 +53,39 @@ def attention_float64(
     *,
     scale: float,
     masking: Masking = UNMASKED,
+    softcap: float = 0.0,
+    sink: npt.ArrayLike | None = None,
 ) -> npt.NDArray[np.float64]:
     """Returns softmax(scale Q K^T + bias) V in float64, (B, H, S, Dv).
 
     A row that sees no key is zero. What K and V hold where a row cannot look has no effect on it;
     NaN or an infinity in a row of V that it sees makes it NaN.
+
+    Args:
+        query: (B, H, S, D).
+        key: (B, Hkv, T, D), past keys included.
+        value: (B, Hkv, T, Dv).
+        scale: Factor of the scores.
+        masking: Which keys are seen, and biases.
+        softcap: c > 0: a scaled score s counts as c * tanh(s / c), before masks and biases.
+        sink: (H) or (1): logit of one more key, whose value is zero; -inf for none.
     """
     q, k, v = (np.asarray(x, np.float64) for x in (query, key, value))
     group = q.shape[1] // k.shape[1]
     k, v = k.repeat(group, axis=1), v.repeat(group, axis=1)
     with np.errstate(invalid="ignore"):
         scores = scale * (q @ k.swapaxes(-1, -2))
+        if softcap > 0:
+            scores = softcap * np.tanh(scores / softcap)
         if masking.bias is not None:
             scores = scores + np.asarray(masking.bias, np.float64)
     seen = masking.visible(scores.shape)
     scores = np.where(seen, scores, -np.inf)
-    peak = scores.max(axis=-1, keepdims=True, initial=-np.inf)
-    weights = np.exp(scores - np.where(np.isneginf(peak), 0, peak))
-    total = weights.sum(axis=-1, keepdims=True)
+    logit = _sink_logits(sink, np.float64)
+    peak = np.maximum(scores.max(axis=-1, keepdims=True, initial=-np.inf), logit)
+    base = np.where(np.isneginf(peak), 0, peak)
+    weights = np.exp(scores - base)
+    total = weights.sum(axis=-1, keepdims=True) + np.exp(logit - base)
     weights = weights / np.where(total == 0, 1, total)
     spoiled = ~np.isfinite(v).all(axis=-1, keepdims=True)
     spoils = (seen.astype(np.float64) @ spoiled) > 0
@@ -124,20 +99,26 @@ def attention_int8(
     *,
     scale: float,
     masking: Masking = UNMASKED,
+    softcap: float = 0.0,
+    sink: npt.ArrayLike | None = None,
     quantization: Quantization = DYNAMIC,
 ) -> Float:
     """Returns the operator's output (B, H, S, Dv), but for the rounding of single float32 steps.
 
+    Arguments are those of ``attention_float64``, and ``quantization``.
+
     Keys are taken in blocks of 64. Within a block the softmax weights, times the scales of V, are
     divided by their maximum in the row and rounded to uint8; blocks join in float32. The normalizer
-    sums the weights before rounding.
+    sums the weights before rounding, and the sink.
     """
     q_codes, q_step, k_codes, k_step, v_codes, v_step, factor = _quantize_operands(
         query, key, value, quantization
     )
     rows = (*q_codes.shape[:3], 1)
     length = k_codes.shape[2]
-    seen, bias, averages = masking.resolve((*rows[:3], length))
+    logit = _sink_logits(sink, np.float32)
+    logit = np.where(logit <= LOWEST_BIAS, np.float32(-np.inf), logit)
+    seen, bias, averages = masking.resolve((*rows[:3], length), ~np.isneginf(logit))
     row_factor = np.where(averages, 0, q_step * (np.float32(scale) * LOG2_E * factor))
 
     peak = np.full(rows, -np.inf, np.float32)
@@ -150,7 +131,11 @@ def attention_int8(
         # order.
         products = q_codes @ k_codes[:, :, block].swapaxes(-1, -2)
         with np.errstate(over="ignore", invalid="ignore"):
-            u = products * row_factor * k_row + np.log2(v_row) + bias[..., block]
+            u = products * row_factor * k_row
+            if softcap > 0:
+                cap = np.float32(softcap) * LOG2_E
+                u = cap * np.tanh(u / cap)
+            u = u + np.log2(v_row) + bias[..., block]
         u = np.where(seen[..., block], u, np.float32(-np.inf))
         block_peak = u.max(axis=-1, keepdims=True)
         weights = np.exp2(u - _finite_or_zero(block_peak))
@@ -163,8 +148,16 @@ def attention_int8(
         total = total * old + block_total * new
         output = output * old + (codes @ v_codes[:, :, block]) * new
         peak = new_peak
+    # The sink joins last. Where no key was seen the output stays 0, whatever the total.
+    with np.errstate(over="ignore"):
+        total = total + np.exp2(logit * LOG2_E - _finite_or_zero(peak))
     divisor: Float = np.where(total == 0, 1, total * P_LEVELS)
     return np.divide(output, divisor, dtype=np.float32)
+
+
+def _sink_logits(sink: npt.ArrayLike | None, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    """Returns the logits (H, 1, 1), or (1, 1, 1) where all heads share one; -inf for no sink."""
+    return np.asarray(-np.inf if sink is None else sink, dtype).reshape(-1, 1, 1)
 
 
 def _finite_or_zero(peak: Float) -> Float:
