@@ -60,6 +60,17 @@ def apply_views(array: Array, views: Iterable[View]) -> Array:
     return array
 
 
+def rank_after(views: Iterable[View], rank: int = 4) -> int:
+    """Number of axes that a value of ``rank`` axes has after all steps."""
+    change = {ViewOp.UNSQUEEZE: 1, ViewOp.SQUEEZE: -1}
+    for view in views:
+        if view.op is ViewOp.RESHAPE:
+            rank = len(view.numbers)
+        else:
+            rank += change.get(view.op, 0) * len(view.numbers)
+    return rank
+
+
 def permute(*perm: int) -> Views:
     """A Transpose; nothing for the identity."""
     return () if perm == tuple(range(len(perm))) else (View(ViewOp.TRANSPOSE, perm),)

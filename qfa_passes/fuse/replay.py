@@ -11,6 +11,7 @@ from onnx import ModelProto, helper
 
 from qfa_passes.core.plan import SitePlan
 from qfa_passes.core.site import AttentionSite
+from qfa_passes.core.view import rank_after
 from qfa_passes.fuse.attach_body import attach_body
 from qfa_passes.fuse.fuse_attention import fuse_site, with_scales
 from qfa_passes.graph.ir import Graph
@@ -20,8 +21,19 @@ _IR_VERSION = 10
 
 def site_values(site: AttentionSite) -> list[str]:
     """Names of the values that a site reads."""
-    operands = [operand.tensor for operand in (site.query, site.key, site.value)]
-    return list(dict.fromkeys(operands + [term.tensor for term in site.mask.terms]))
+    names = [operand.tensor for operand in (site.query, site.key, site.value)]
+    names += [term.tensor for term in site.mask.terms]
+    names += [name for name in (site.mask.kv_length, site.sink) if name is not None]
+    if site.cache is not None:
+        names += [site.cache.past_key, site.cache.past_value]
+    return list(dict.fromkeys(names))
+
+
+def site_results(site: AttentionSite) -> list[str]:
+    """Names of the values that a site computes, its output first."""
+    cache = site.cache
+    present = [] if cache is None else [cache.present_key, cache.present_value]
+    return [site.output, *(name for name in present if name is not None)]
 
 
 def replay_model(
@@ -31,7 +43,20 @@ def replay_model(
     examples: Mapping[str, npt.NDArray[Any]],
     opset: int,
 ) -> ModelProto:
-    """Builds the model: inputs are the values that the site reads, the output is the site's.
+    """The model of `operator_model`, with the function body that runs where the library is not."""
+    proto = operator_model(site, plan, k_mean, examples, opset)
+    attach_body(proto, site.qk_channels)
+    return proto
+
+
+def operator_model(
+    site: AttentionSite,
+    plan: SitePlan,
+    k_mean: npt.NDArray[np.float32] | None,
+    examples: Mapping[str, npt.NDArray[Any]],
+    opset: int,
+) -> ModelProto:
+    """Builds the model: inputs are the values that the site reads, outputs those that it computes.
 
     Args:
         site: The site in the float graph.
@@ -48,15 +73,20 @@ def replay_model(
         )
         for name in site_values(site)
     ]
-    output = helper.make_tensor_value_info(site.output, site.dtype, [None] * 4)
-    anchor = helper.make_node("Identity", [site.query.tensor], [site.output], name="anchor")
+    ranks = {site.output: rank_after(site.output_views)}
+    outputs = [
+        helper.make_tensor_value_info(name, site.dtype, [None] * ranks.get(name, 4))
+        for name in site_results(site)
+    ]
+    anchors = [
+        helper.make_node("Identity", [site.query.tensor], [name], name=f"anchor_{number}")
+        for number, name in enumerate(site_results(site))
+    ]
     proto = helper.make_model(
-        helper.make_graph([anchor], "site", inputs, [output]),
+        helper.make_graph(anchors, "site", inputs, outputs),
         opset_imports=[helper.make_opsetid("", opset)],
         ir_version=_IR_VERSION,
     )
     graph = Graph(proto)
     fuse_site(graph, with_scales(site, plan.scales), plan, k_mean)
-    fused = graph.finish()
-    attach_body(fused, site.qk_channels)
-    return fused
+    return graph.finish()
