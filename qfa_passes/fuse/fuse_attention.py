@@ -15,10 +15,12 @@ from qfa_passes.core.formats import ScaleMode
 from qfa_passes.core.passes import Contract
 from qfa_passes.core.plan import SitePlan, StaticScales
 from qfa_passes.core.site import AttentionSite
+from qfa_passes.core.view import merge_heads, split_heads
+from qfa_passes.fuse.element_types import FLOAT_TYPES, as_int64, element_type, widened
 from qfa_passes.fuse.lower_masks import lower_masks
-from qfa_passes.graph.edit import constant, emit_views, replace_producer
+from qfa_passes.graph.edit import constant, emit, emit_views, replace_producer
 from qfa_passes.graph.graph_pass import GraphPass
-from qfa_passes.graph.ir import Graph
+from qfa_passes.graph.ir import Graph, producer
 
 
 class FuseAttention(GraphPass):
@@ -52,16 +54,13 @@ def fuse_site(
 ) -> gs.Node:
     """Makes the operator node of one site the producer of the site's output."""
     tensors = graph.tensors()
-    inputs: dict[str, gs.Tensor] = {
-        "query": emit_views(
-            graph, tensors[site.query.tensor], site.query.views, f"{site.name}/query"
-        ),
-        "key": emit_views(graph, tensors[site.key.tensor], site.key.views, f"{site.name}/key"),
-        "value": emit_views(
-            graph, tensors[site.value.tensor], site.value.views, f"{site.name}/value"
-        ),
-    }
-    inputs.update(lower_masks(graph, tensors, site))
+    flat = has_flat_heads(site)
+    inputs = _operands(graph, tensors, site, flat=flat)
+    inputs.update(_cache_and_lengths(graph, tensors, site))
+    length = None
+    if any(term.fewer_keys for term in site.mask.terms):
+        length = _key_length(graph, inputs, site.name)
+    inputs.update(lower_masks(graph, tensors, site, length))
     if plan.scale_mode is ScaleMode.STATIC:
         for name, operand in (
             ("q_scale", site.query),
@@ -82,9 +81,19 @@ def fuse_site(
         [],
         domain=opspec.DOMAIN,
     )
-    replace_producer(tensors[site.output], node)
+    _outputs(graph, tensors, site, node, flat=flat)
     graph.add(node)
     return node
+
+
+def has_flat_heads(site: AttentionSite) -> bool:
+    """True if Q, K, V and output are all (B, rows, heads * channels), a layout that the operator takes as it is."""
+    return (
+        site.query.views == split_heads(site.num_heads, site.qk_channels)
+        and site.key.views == split_heads(site.kv_num_heads, site.qk_channels)
+        and site.value.views == split_heads(site.kv_num_heads, site.v_channels)
+        and site.output_views == merge_heads(site.num_heads, site.v_channels)
+    )
 
 
 def with_scales(site: AttentionSite, scales: StaticScales | None) -> AttentionSite:
@@ -97,6 +106,84 @@ def with_scales(site: AttentionSite, scales: StaticScales | None) -> AttentionSi
         key=replace(site.key, scale=scales.key),
         value=replace(site.value, scale=scales.value),
     )
+
+
+def _operands(
+    graph: Graph, tensors: Mapping[str, gs.Tensor], site: AttentionSite, *, flat: bool
+) -> dict[str, gs.Tensor]:
+    operands = {"query": site.query, "key": site.key, "value": site.value}
+    return {
+        name: emit_views(
+            graph, tensors[operand.tensor], () if flat else operand.views, f"{site.name}/{name}"
+        )
+        for name, operand in operands.items()
+    }
+
+
+def _cache_and_lengths(
+    graph: Graph, tensors: Mapping[str, gs.Tensor], site: AttentionSite
+) -> dict[str, gs.Tensor]:
+    inputs: dict[str, gs.Tensor] = {}
+    if site.cache is not None:
+        inputs["past_key"] = tensors[site.cache.past_key]
+        inputs["past_value"] = tensors[site.cache.past_value]
+    if site.mask.kv_length is not None:
+        lengths = tensors[site.mask.kv_length]
+        inputs["kv_length"] = as_int64(graph, lengths, f"{site.name}/kv_length")
+    if site.sink is not None:
+        sink = tensors[site.sink]
+        known = element_type(sink) in FLOAT_TYPES
+        inputs["sink"] = sink if known else widened(graph, sink, f"{site.name}/sink")
+    return inputs
+
+
+def _key_length(graph: Graph, inputs: Mapping[str, gs.Tensor], stem: str) -> gs.Tensor:
+    """T, past keys included, as a vector of one; rows are the last axis but one in both layouts."""
+    rows: dict[str, object] = {"start": -2, "end": -1}
+    lengths = [
+        emit(graph, "Shape", [inputs[name]], f"{stem}/{name}_length", dtype=np.int64, attrs=rows)
+        for name in ("key", "past_key")
+        if name in inputs
+    ]
+    if len(lengths) == 1:
+        return lengths[0]
+    return emit(graph, "Add", lengths, f"{stem}/key_length", dtype=np.int64)
+
+
+def _outputs(
+    graph: Graph,
+    tensors: Mapping[str, gs.Tensor],
+    site: AttentionSite,
+    node: gs.Node,
+    *,
+    flat: bool,
+) -> None:
+    """Makes the node the producer of the site's output, through views if need be, and of its present values."""
+    if flat or not site.output_views:
+        replace_producer(tensors[site.output], node)
+    else:
+        name = graph.new_name(f"{site.name}/attended")
+        attended = gs.Variable(name, dtype=tensors[site.output].dtype)
+        node.outputs.append(attended)
+        last = emit_views(graph, attended, site.output_views, f"{site.name}/output").inputs[0]
+        last.outputs.clear()
+        replace_producer(tensors[site.output], last)
+    present = (
+        (None, None) if site.cache is None else (site.cache.present_key, site.cache.present_value)
+    )
+    # Blocks may share their keys: the first that is fused gives the present values to all.
+    wanted = [name if name and not _is_fused(producer(tensors[name])) else None for name in present]
+    while wanted and wanted[-1] is None:
+        wanted.pop()
+    for present_name in wanted:
+        if present_name is None:
+            node.outputs.append(gs.Variable.empty())
+        else:
+            replace_producer(tensors[present_name], node)
+
+
+def _is_fused(node: gs.Node | None) -> bool:
+    return node is not None and (node.domain, node.op) == (opspec.DOMAIN, opspec.OP_TYPE)
 
 
 def _attributes(site: AttentionSite, plan: SitePlan) -> dict[str, object]:
