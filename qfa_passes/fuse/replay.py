@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -89,12 +88,5 @@ def operator_model(
         ir_version=_IR_VERSION,
     )
     graph = Graph(proto)
-    fuse_site(graph, with_scales(_alone(site), plan.scales), plan, k_mean)
+    fuse_site(graph, with_scales(site, plan.scales), plan, k_mean)
     return graph.finish()
-
-
-def _alone(site: AttentionSite) -> AttentionSite:
-    """The site without the keys and values that it gives to the next run."""
-    if site.cache is None:
-        return site
-    return replace(site, cache=replace(site.cache, present_key=None, present_value=None))
