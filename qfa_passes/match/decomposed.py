@@ -6,7 +6,7 @@ from typing import Final
 
 import onnx_graphsurgeon as gs
 
-from qfa_passes.core.site import AttentionSite
+from qfa_passes.core.site import AttentionSite, MaskKind
 from qfa_passes.graph.ir import is_op
 from qfa_passes.match.context import MatchContext, MatchFailure
 from qfa_passes.match.masks import ScoreExtents, resolve_masks
@@ -28,7 +28,9 @@ def read_decomposed(context: MatchContext, softmax: gs.Node) -> AttentionSite:
     """Reads the block around a softmax; raises MatchFailure."""
     _check_axis(context, softmax)
     scores = read_scores(context, softmax.inputs[0])
-    product, notes, passed = read_weights(context, softmax)
+    scale, softcap = scores.scale_and_cap
+    biases = frozenset(term.tensor for term in scores.masks if term.kind is MaskKind.BIAS)
+    product, notes, passed = read_weights(context, softmax, biases)
     shape = context.shapes.shape(scores.product.outputs[0])
     ranks = {context.shapes.rank(node.outputs[0]) for node in (scores.product, softmax, product)}
     if shape is None or ranks != {4}:
@@ -51,7 +53,7 @@ def read_decomposed(context: MatchContext, softmax: gs.Node) -> AttentionSite:
         value=value.operand,
         output=output.name,
         mask=mask,
-        scale=score_factor(scores.factor, query, key),
+        scale=score_factor(scale, query, key),
         num_heads=heads,
         kv_num_heads=kv_heads,
         qk_channels=query.channels,
@@ -60,6 +62,7 @@ def read_decomposed(context: MatchContext, softmax: gs.Node) -> AttentionSite:
         nodes=tuple(node.name for node in (softmax, *scores.nodes, *passed)),
         exporter="decomposed",
         notes=tuple(dict.fromkeys((*query.notes, *key.notes, *value.notes, *notes))),
+        softcap=softcap,
     )
 
 

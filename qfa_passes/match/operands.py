@@ -27,12 +27,14 @@ def score_factor(scale: float, query: HeadsView, key: HeadsView) -> float:
 
 
 def element_type(tensor: gs.Tensor) -> int:
-    """The ONNX element type of a float32 or float16 value; raises MatchFailure for others."""
+    """The ONNX element type of a float32, float16 or bfloat16 value; raises MatchFailure for others."""
+    if tensor.dtype == onnx.TensorProto.BFLOAT16:  # which numpy has no type for
+        return int(onnx.TensorProto.BFLOAT16)
     try:
         return int(_ELEMENT_TYPES[np.dtype(tensor.dtype)])
     except (KeyError, TypeError):
         raise MatchFailure(
-            f"'{tensor.name}' has type {tensor.dtype}, expected float32 or float16"
+            f"'{tensor.name}' has type {tensor.dtype}, expected float32, float16 or bfloat16"
         ) from None
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 
 from qfa_passes.graph.constants import scalar_value
@@ -63,9 +64,15 @@ def fixed_scalar(tensor: gs.Tensor, shapes: ShapeMap, depth: int = 0) -> float |
 
 def _in_type(value: float, dtype: object) -> float | None:
     """The number that a tensor of a type holds after ``value`` was computed for it."""
-    if dtype is None or isinstance(dtype, int):
+    if dtype is None:
         return None
+    if isinstance(dtype, int):  # an ONNX code: numpy has no such type of its own
+        if dtype != onnx.TensorProto.BFLOAT16:
+            return None
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(dtype)
     kind = np.dtype(dtype)  # type: ignore[call-overload]
+    if kind.kind == "V":
+        return float(np.asarray(value).astype(kind))
     if kind.kind == "b":
         return float(value != 0)
     if kind.kind in "iu":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -17,6 +17,7 @@ from qfa_passes.graph.ir import producer
 from qfa_passes.graph.shapes import Shape
 from qfa_passes.match.context import MatchContext, MatchFailure
 from qfa_passes.match.scalars import scaled_input
+from qfa_passes.match.softcap import check_bend, is_bend, scale_and_cap
 
 _DEPTH: Final = 24
 MASKING: Final = -1e4
@@ -27,12 +28,18 @@ _FLOATS: Final = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, 
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """softmax input = factor * (Q K^T) with mask terms added (in any order)."""
+    """softmax input = factor * (Q K^T), or factor * tanh(bent * (Q K^T)), with mask terms added (in any order)."""
 
     product: gs.Node
     factor: float
     masks: tuple[MaskTerm, ...]
     nodes: tuple[gs.Node, ...]
+    bent: float | None = None
+
+    @property
+    def scale_and_cap(self) -> tuple[float, float]:
+        """Factor on Q K^T, and softcap (0: none); raises MatchFailure."""
+        return scale_and_cap(self.factor, self.bent)
 
 
 def read_scores(context: MatchContext, tensor: gs.Tensor) -> Scores:
@@ -56,20 +63,23 @@ def _read(context: MatchContext, tensor: gs.Tensor, depth: int) -> Scores:
     if node.op in ("Cast", "Identity"):
         check_float(node)
         inner = _read(context, node.inputs[0], depth + 1)
-        return Scores(inner.product, inner.factor, inner.masks, (node, *inner.nodes))
+        return replace(inner, nodes=(node, *inner.nodes))
+    if is_bend(node):
+        inner = _read(context, node.inputs[0], depth + 1)
+        check_bend(node, masked=bool(inner.masks), bent=inner.bent is not None)
+        return replace(inner, factor=1.0, nodes=(node, *inner.nodes), bent=inner.factor)
     scaled = scaled_input(node, context.shapes)
     if scaled is not None:
         source, factor = scaled
         inner = _read(context, source, depth + 1)
         if inner.masks:
             raise MatchFailure(f"node '{node.name}' scales the scores after a mask was added")
-        return Scores(inner.product, inner.factor * factor, (), (node, *inner.nodes))
+        return replace(inner, factor=inner.factor * factor, nodes=(node, *inner.nodes))
     if node.op == "Add":
         return _read_add(context, node, depth)
     if node.op == "Where":
         return _read_where(context, node, depth)
     hints = {
-        "Tanh": "softcapped scores are not supported by this release",
         "Concat": "attention sinks are not supported by this release",
         "Reshape": "scores with merged batch and head axes are not supported by this release",
     }
@@ -96,12 +106,8 @@ def _read_add(context: MatchContext, node: gs.Node, depth: int) -> Scores:
         )
     inner, bias = found[0]
     check_mask(context, node, context.shapes.shape(inner.product.outputs[0]), bias)
-    return Scores(
-        inner.product,
-        inner.factor,
-        (*inner.masks, MaskTerm(bias.name, MaskKind.BIAS)),
-        (node, *inner.nodes),
-    )
+    masks = (*inner.masks, MaskTerm(bias.name, MaskKind.BIAS))
+    return replace(inner, masks=masks, nodes=(node, *inner.nodes))
 
 
 def _read_where(context: MatchContext, node: gs.Node, depth: int) -> Scores:
@@ -117,7 +123,7 @@ def _read_where(context: MatchContext, node: gs.Node, depth: int) -> Scores:
         inner = _read(context, score, depth + 1)
         check_mask(context, node, context.shapes.shape(inner.product.outputs[0]), condition)
         term = MaskTerm(condition.name, MaskKind.DROP if inverted else MaskKind.KEEP, fill)
-        return Scores(inner.product, inner.factor, (*inner.masks, term), (node, *inner.nodes))
+        return replace(inner, masks=(*inner.masks, term), nodes=(node, *inner.nodes))
     raise MatchFailure(
         f"node '{node.name}' selects between two computed values, none of them a masking constant"
     )

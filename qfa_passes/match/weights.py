@@ -10,15 +10,16 @@ from qfa_passes.graph.constants import scalar_value
 from qfa_passes.graph.ir import is_op
 from qfa_passes.match.context import MatchContext, MatchFailure
 from qfa_passes.match.quantized import keeps_weights
+from qfa_passes.match.row_guard import row_guard
 from qfa_passes.match.scores import check_float
 
 _DEPTH: Final = 24
 
 
 def read_weights(
-    context: MatchContext, softmax: gs.Node
+    context: MatchContext, softmax: gs.Node, biases: frozenset[str]
 ) -> tuple[gs.Node, tuple[str, ...], tuple[gs.Node, ...]]:
-    """Walks from the softmax down to the PV product.
+    """Walks from the softmax down to the PV product; ``biases`` are the values added to the scores.
 
     Returns:
         The product, notes, and the nodes passed.
@@ -28,6 +29,12 @@ def read_weights(
         guard = _nan_guard(context, tensor)
         if guard is not None:
             notes.append("NaN guard folded")
+            passed.append(guard)
+            tensor = guard.outputs[0]
+            continue
+        guard = row_guard(context, tensor, biases)
+        if guard is not None:
+            notes.append("guard of fully masked rows folded")
             passed.append(guard)
             tensor = guard.outputs[0]
             continue

@@ -199,7 +199,7 @@ REFUSED: Mapping[str, tuple[Block, str]] = {
     ),
     "double": (
         Block(inputs="double[B,4,S,8] q, double[B,4,T,8] k, double[B,4,T,6] v"),
-        "expected float32 or float16",
+        "expected float32, float16 or bfloat16",
     ),
 }
 

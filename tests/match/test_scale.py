@@ -103,7 +103,7 @@ REFUSED = {
     "raises the rank": ("float[1,1,1,1,1] c = {0.5}", "x = Mul(s, c)", "rank"),
     "squared": ("float c = {1.0}", "x = Mul(s, s)", "'n2'"),
     "added to themselves": ("float c = {1.0}", "x = Add(s, s)", "'n2'"),
-    "softcap": ("float c = {1.0}", "x = Tanh(s)", "'n2'"),
+    "sine": ("float c = {1.0}", "x = Sin(s)", "'n2'"),
     "rounded": ("float c = {1.0}", "i = Cast<to=7>(s) x = Cast<to=1>(i)", "'n2' casts"),
     "beyond float32": ("float c = {1e-30}", "s1 = Mul(s, c) x = Mul(s1, c)", "scaled by"),
 }
