@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import enum
+import inspect
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
@@ -103,13 +104,17 @@ def _export_dynamo(
 ) -> None:
     import torch
 
+    shapes: tuple[Any, ...] = tuple(dict(axes.get(name, {})) for name in inputs)
+    kinds = {parameter.kind for parameter in inspect.signature(module.forward).parameters.values()}
+    if inspect.Parameter.VAR_POSITIONAL in kinds:
+        shapes = (shapes,)
     with torch.no_grad():
         program = torch.onnx.export(
             module,
             tuple(inputs.values()),
             input_names=list(inputs),
             output_names=list(outputs),
-            dynamic_shapes=tuple(dict(axes[name]) for name in inputs),
+            dynamic_shapes=shapes,
             opset_version=opset,
             dynamo=True,
             verbose=False,

@@ -1,0 +1,1 @@
+"""Small models with random weights, one for every way in which attention is written today."""

@@ -1,0 +1,1 @@
+"""The builders, by kind of model."""

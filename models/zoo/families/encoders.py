@@ -1,0 +1,116 @@
+"""Text encoders."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from models.zoo.case import (
+    BATCH_LENGTH,
+    EAGER,
+    Case,
+    Variant,
+    architecture,
+    from_config,
+    token_feeds,
+    wrap,
+)
+
+_SMALL = {
+    "vocab_size": 96,
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 96,
+    "max_position_embeddings": 64,
+}
+
+
+def encoder(config: Any, variant: Variant) -> Case:
+    """An encoder of (input_ids, attention_mask) to hidden states."""
+    import transformers
+
+    model = from_config(transformers.AutoModel, config, variant)
+    module = wrap(
+        model, lambda m, ids, mask: m(input_ids=ids, attention_mask=mask).last_hidden_state
+    )
+    names = ("input_ids", "attention_mask", "last_hidden_state")
+    return Case(module, token_feeds(), names[2:], dict.fromkeys(names, BATCH_LENGTH))
+
+
+@architecture("bert")
+def bert(variant: Variant) -> Case:
+    """Learned positions; the scale is a Mul or Div on the scores."""
+    import transformers
+
+    return encoder(transformers.BertConfig(**_SMALL), variant)
+
+
+@architecture("roberta")
+def roberta(variant: Variant) -> Case:
+    """Positions are counted from input_ids."""
+    import transformers
+
+    return encoder(transformers.RobertaConfig(**_SMALL), variant)
+
+
+@architecture("electra")
+def electra(variant: Variant) -> Case:
+    """BERT with embeddings of another size."""
+    import transformers
+
+    return encoder(transformers.ElectraConfig(**_SMALL, embedding_size=32), variant)
+
+
+@architecture("albert")
+def albert(variant: Variant) -> Case:
+    """Layers share their weights."""
+    import transformers
+
+    return encoder(transformers.AlbertConfig(**_SMALL, embedding_size=32), variant)
+
+
+@architecture("distilbert")
+def distilbert(variant: Variant) -> Case:
+    """The scale is on the query."""
+    import transformers
+
+    config = transformers.DistilBertConfig(
+        vocab_size=96, dim=64, hidden_dim=96, n_layers=2, n_heads=4, max_position_embeddings=64
+    )
+    return encoder(config, variant)
+
+
+@architecture("mpnet", EAGER)
+def mpnet(variant: Variant) -> Case:
+    """Relative positions as a bias that all layers share."""
+    import transformers
+
+    return encoder(transformers.MPNetConfig(**_SMALL), variant)
+
+
+@architecture("modernbert")
+def modernbert(variant: Variant) -> Case:
+    """Packed projection, rotary positions, local windows in all layers but every third."""
+    import transformers
+
+    config = transformers.ModernBertConfig(
+        **{**_SMALL, "num_hidden_layers": 3}, local_attention=6, pad_token_id=0
+    )
+    return encoder(config, variant)
+
+
+@architecture("deberta_v2", EAGER)
+def deberta_v2(variant: Variant) -> Case:
+    """Disentangled positions: two gathered products are added to the scores; batch and heads are merged."""
+    import transformers
+
+    config = transformers.DebertaV2Config(
+        **_SMALL,
+        relative_attention=True,
+        position_buckets=8,
+        pos_att_type=["p2c", "c2p"],
+        norm_rel_ebd="layer_norm",
+        share_att_key=True,
+        type_vocab_size=0,
+    )
+    return encoder(config, variant)
