@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from qfa_passes.core.comparison import ModelComparison
+from qfa_passes.core.passes import Contract
 
 
 class SiteStatus(StrEnum):
@@ -13,6 +14,35 @@ class SiteStatus(StrEnum):
     RESTORED = "restored"  # fused, measured out of bound, put back to float
     EXEMPT = "exempt"  # left in float by the plan
     REFUSED = "refused"  # not understood
+
+
+class Standing(StrEnum):
+    """What is known of a rewrite's structure: the mathematics without quantization."""
+
+    PROVEN = "proven"
+    DISPROVEN = "disproven"
+    OPEN = "open"  # it could not be tried
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """A block of the model and its replacement on the same random inputs, both in float.
+
+    Attributes:
+        standing: The result.
+        contract: ``exact``, or ``refines-nan`` if rows that are NaN in the model are not in the replacement.
+        nmse: Normalized mean squared error, the worst of all runs; None if nothing was compared.
+        runs: Number of runs compared.
+        sizes: Extents of the runs, such as ``B 2, S 5, T 7``.
+        reason: Why it is not proven, or what the runs do not show; empty if there is nothing to say.
+    """
+
+    standing: Standing
+    contract: Contract = Contract.EXACT
+    nmse: float | None = None
+    runs: int = 0
+    sizes: str = ""
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +56,7 @@ class SiteOutcome:
         nmse: Normalized mean squared error of its output against the float subgraph; None if not measured.
         bound: What nmse was held against; None if not measured.
         description: Heads, shapes and mask in a few words, e.g. ``GQA 9:3 D=64 causal``.
+        proof: Of its structure; None if it was not tried.
     """
 
     name: str
@@ -34,6 +65,7 @@ class SiteOutcome:
     nmse: float | None = None
     bound: float | None = None
     description: str = ""
+    proof: Proof | None = None
 
 
 @dataclass(frozen=True, slots=True)

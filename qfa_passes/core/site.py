@@ -155,6 +155,23 @@ class AttentionSite:
         """True if Q, K and V all pass a Q/DQ pair on their way in."""
         return all(operand.scale is not None for operand in (self.query, self.key, self.value))
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Names of the values that the block reads, each once."""
+        names = [operand.tensor for operand in (self.query, self.key, self.value)]
+        names += [term.tensor for term in self.mask.terms]
+        names += [name for name in (self.mask.kv_length, self.sink) if name is not None]
+        if self.cache is not None:
+            names += [self.cache.past_key, self.cache.past_value]
+        return tuple(dict.fromkeys(names))
+
+    @property
+    def computes(self) -> tuple[str, ...]:
+        """Names of the values that the block computes, its output first."""
+        cache = self.cache
+        present = () if cache is None else (cache.present_key, cache.present_value)
+        return (self.output, *(name for name in present if name is not None))
+
     def describe(self) -> str:
         """Heads, channels and mask in a few words, e.g. ``GQA 9:3, D 64, causal``."""
         heads, channels = f"MHA {self.num_heads}", f"D {self.qk_channels}"

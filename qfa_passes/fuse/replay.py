@@ -21,19 +21,7 @@ _IR_VERSION = 10
 
 def site_values(site: AttentionSite) -> list[str]:
     """Names of the values that a site reads."""
-    names = [operand.tensor for operand in (site.query, site.key, site.value)]
-    names += [term.tensor for term in site.mask.terms]
-    names += [name for name in (site.mask.kv_length, site.sink) if name is not None]
-    if site.cache is not None:
-        names += [site.cache.past_key, site.cache.past_value]
-    return list(dict.fromkeys(names))
-
-
-def site_results(site: AttentionSite) -> list[str]:
-    """Names of the values that a site computes, its output first."""
-    cache = site.cache
-    present = [] if cache is None else [cache.present_key, cache.present_value]
-    return [site.output, *(name for name in present if name is not None)]
+    return list(site.reads)
 
 
 def replay_model(
@@ -76,11 +64,11 @@ def operator_model(
     ranks = {site.output: rank_after(site.output_views)}
     outputs = [
         helper.make_tensor_value_info(name, site.dtype, [None] * ranks.get(name, 4))
-        for name in site_results(site)
+        for name in site.computes
     ]
     anchors = [
         helper.make_node("Identity", [site.query.tensor], [name], name=f"anchor_{number}")
-        for number, name in enumerate(site_results(site))
+        for number, name in enumerate(site.computes)
     ]
     proto = helper.make_model(
         helper.make_graph(anchors, "site", inputs, outputs),
