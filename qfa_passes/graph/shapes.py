@@ -318,10 +318,29 @@ def _range(node: gs.Node, known: ShapeMap) -> Sequence[Shape | None]:
 
 
 def _attention(node: gs.Node, known: ShapeMap) -> Sequence[Shape | None]:
-    query, value = known.shape(node.inputs[0]), known.shape(node.inputs[2])
-    if query is None or value is None or len(query) != 4 or len(value) != 4:
+    """Output, present keys and values, scores."""
+    query, key, value = (known.shape(tensor) for tensor in node.inputs[:3])
+    if query is None or key is None or value is None:
         return (None,)
-    return ((*query[:3], value[3]),)
+    if {len(query), len(key), len(value)} == {4}:
+        heads, kv_heads, rows = query[1], key[1], query[2]
+        sizes = [key[3], value[3]]
+        output: Shape = (query[0], heads, rows, value[3])
+    elif {len(query), len(key), len(value)} == {3}:
+        heads, kv_heads = (
+            Dim.of(int(node.attrs[name])) for name in ("q_num_heads", "kv_num_heads")
+        )
+        rows = query[1]
+        sizes = [shape[2].divide(kv_heads) or Dim.unknown() for shape in (key, value)]
+        output = (query[0], rows, heads * sizes[1])
+    else:
+        return (None,)
+    total = key[-2]
+    if len(node.inputs) > 4 and node.inputs[4].name:
+        past = known.shape(node.inputs[4])
+        total = Dim.unknown() if past is None or len(past) != 4 else past[2] + total
+    present = tuple((key[0], kv_heads, total, size) for size in sizes)
+    return (output, *present, (query[0], heads, rows, total))
 
 
 _SAME_SHAPE: Final = """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import Final
 
@@ -19,6 +19,10 @@ from qfa_passes.match.probe import probe_mask
 _MOST_PARTS: Final = 16
 _HIDING: Final = (-1e9, float(np.finfo(np.float16).min))
 """A score at or below the first, or equal to the second, is out of reach of every score that a model computes."""
+
+
+OPEN: Final = Mask()
+"""A mask that hides nothing."""
 
 
 class Verdict(Enum):
@@ -39,9 +43,12 @@ class ScoreExtents:
 
 
 def resolve_masks(
-    context: MatchContext, terms: tuple[MaskTerm, ...], extents: ScoreExtents
+    context: MatchContext,
+    terms: tuple[MaskTerm, ...],
+    extents: ScoreExtents,
+    base: Mask = OPEN,
 ) -> Mask:
-    """Simplifies mask terms and folds those that are exactly causal or open."""
+    """Simplifies mask terms and folds those that are exactly causal or open into ``base``."""
     parts = dict.fromkeys(part for term in terms for part in split_term(context, term))
     judged = [(part, _verdict(context, part, extents)) for part in parts]
     effective = [(part, verdict) for part, verdict in judged if verdict is not Verdict.OPEN]
@@ -54,7 +61,7 @@ def resolve_masks(
             causal = True
         else:
             kept.append(part)
-    return Mask(causal, tuple(kept))
+    return replace(base, causal=base.causal or causal, terms=tuple(kept))
 
 
 def split_term(context: MatchContext, term: MaskTerm) -> list[MaskTerm]:

@@ -12,7 +12,7 @@ from qfa_passes.match import find_sites
 from qfa_passes.normalize import NORMALIZE, raise_opset
 
 PLAIN_INPUTS = "float[B,4,S,8] q, float[B,4,T,8] k, float[B,4,T,6] v"
-IR_VERSIONS = {13: 7, 17: 8, 18: 8, 21: 10, 23: 11}
+IR_VERSIONS = {13: 7, 17: 8, 18: 8, 21: 10, 23: 11, 24: 12, 25: 13}
 
 
 @dataclass(frozen=True)
