@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -103,7 +104,8 @@ def run_check(path: Path, samples: list[Sample]) -> str:
 
 def first_line(error: BaseException) -> str:
     """The class and the part of a message that fits a table."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = re.sub(r"\x1b?\[\d+m", "", str(error))  # some are coloured
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     cause = error.__cause__
     text = f"{type(error).__name__}: {lines[0] if lines else ''}"
     if cause is not None and cause is not error:

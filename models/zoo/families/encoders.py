@@ -25,14 +25,21 @@ _SMALL = {
 }
 
 
-def encoder(config: Any, variant: Variant) -> Case:
+def encoder(config: Any, variant: Variant, *, rotary: bool = False) -> Case:
     """An encoder of (input_ids, attention_mask) to hidden states."""
+    import torch
     import transformers
 
     model = from_config(transformers.AutoModel, config, variant)
-    module = wrap(
-        model, lambda m, ids, mask: m(input_ids=ids, attention_mask=mask).last_hidden_state
-    )
+
+    def call(m: Any, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        more = {}
+        if rotary and variant.rotary_op:
+            more["position_ids"] = torch.arange(ids.shape[1]).expand_as(ids)
+        hidden: torch.Tensor = m(input_ids=ids, attention_mask=mask, **more).last_hidden_state
+        return hidden
+
+    module = wrap(model, call)
     names = ("input_ids", "attention_mask", "last_hidden_state")
     return Case(module, token_feeds(), names[2:], dict.fromkeys(names, BATCH_LENGTH))
 
@@ -96,7 +103,7 @@ def modernbert(variant: Variant) -> Case:
     config = transformers.ModernBertConfig(
         **{**_SMALL, "num_hidden_layers": 3}, local_attention=6, pad_token_id=0
     )
-    return encoder(config, variant)
+    return encoder(config, variant, rotary=True)
 
 
 @architecture("deberta_v2", EAGER)

@@ -77,7 +77,8 @@ def nn_decoder(variant: Variant) -> Case:
     def call(m: Any, hidden: torch.Tensor, memory: torch.Tensor) -> Any:
         length = hidden.shape[1]
         later = torch.triu(torch.full((length, length), float("-inf")), diagonal=1)
-        return m(hidden, memory, tgt_mask=later)
+        # Unless told, the module looks whether the mask is causal, and cannot be traced.
+        return m(hidden, memory, tgt_mask=later, tgt_is_causal=True)
 
     axes = {"hidden": BATCH_LENGTH, "memory": {0: "batch", 1: "source"}, "output": BATCH_LENGTH}
     return Case(wrap(seeded(model), call), _feeds(64, memory=True), ("output",), axes)
