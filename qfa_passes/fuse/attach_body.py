@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from qfa_passes.core import opspec
 from qfa_passes.core.formats import Rotation
 from qfa_passes.core.model import opset_of
 from qfa_passes.fuse.body_features import BodyFeatures
+from qfa_passes.fuse.empty_past import write_empty_past
 from qfa_passes.fuse.function_body import function_body
+from qfa_passes.fuse.fused_nodes import FusedNode, fused_nodes, is_fused, shape_of
+
+__all__ = ["attach_body", "is_fused", "present_channels", "present_rotation"]
 
 LOWEST_IR = 8
 """The first IR version with model-local functions."""
@@ -18,57 +22,59 @@ def attach_body(proto: ModelProto, channels: int | None) -> int:
     """Adds the body that serves all QuantFlashAttention nodes, and the neutral inputs that it needs, in place.
 
     Args:
-        proto: A fused model.
+        proto: A fused model; its nodes may lie in the bodies of If, Loop and Scan.
         channels: D if it is the same for every node, else None.
 
     Returns:
         Number of nodes served; without any, a body that is left over is removed.
     """
-    nodes = [node for node in proto.graph.node if is_fused(node)]
+    found = list(fused_nodes(proto))
     stale = [
         function for function in proto.functions if (function.domain, function.name) == _IDENTITY
     ]
     for function in stale:
         proto.functions.remove(function)
-    if not nodes:
+    if not found:
         return 0
-    features = BodyFeatures.of(nodes, opset_of(proto), channels)
+    ranks = {len(shape_of(entry, "query") or ()) for entry in found}
+    features = BodyFeatures.of(
+        [entry.node for entry in found], opset_of(proto), channels, any_rank=ranks != {4}
+    )
     names = {tensor.name for tensor in proto.graph.initializer}
-    for node in nodes:
-        _complete(proto, node, features, names)
+    for entry in found:
+        if features.lacks_past(entry.node):
+            write_empty_past(proto, entry)
+        _complete(proto, entry.node, features, names)
     proto.functions.append(function_body(features))
     proto.ir_version = max(proto.ir_version, LOWEST_IR)
-    for entry in list(proto.opset_import):
-        if entry.domain == opspec.DOMAIN:
-            proto.opset_import.remove(entry)
+    for imported in list(proto.opset_import):
+        if imported.domain == opspec.DOMAIN:
+            proto.opset_import.remove(imported)
     proto.opset_import.append(helper.make_opsetid(opspec.DOMAIN, opspec.DOMAIN_VERSION))
-    return len(nodes)
+    return len(found)
 
 
 def present_rotation(proto: ModelProto) -> Rotation | None:
     """Rotation of the nodes that a model already holds, which further ones must share; None without any."""
-    for node in proto.graph.node:
-        if is_fused(node):
-            return BodyFeatures.of([node], 0).rotate
+    for entry in fused_nodes(proto):
+        return BodyFeatures.of([entry.node], 0).rotate
     return None
 
 
 def present_channels(proto: ModelProto) -> set[int]:
     """D of the nodes that a typed model already holds; 0 stands for one that is not known."""
-    shapes = {
-        value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
-        for value in (*proto.graph.value_info, *proto.graph.input)
-    }
-    queries = [shapes.get(node.input[0], []) for node in proto.graph.node if is_fused(node)]
-    return {shape[3] if len(shape) == 4 else 0 for shape in queries}
-
-
-def is_fused(node: NodeProto) -> bool:
-    """True for a QuantFlashAttention node."""
-    return (node.domain, node.op_type) == _IDENTITY
+    return {_channels(entry) for entry in fused_nodes(proto)}
 
 
 _IDENTITY = (opspec.DOMAIN, opspec.OP_TYPE)
+
+
+def _channels(entry: FusedNode) -> int:
+    shape = shape_of(entry, "query") or ()
+    if len(shape) not in (3, 4):
+        return 0
+    heads = next(item.i for item in entry.node.attribute if item.name == "num_heads")
+    return shape[-1] if len(shape) == 4 else shape[-1] // max(heads, 1)
 
 
 def _complete(proto: ModelProto, node: NodeProto, features: BodyFeatures, names: set[str]) -> None:
@@ -77,7 +83,21 @@ def _complete(proto: ModelProto, node: NodeProto, features: BodyFeatures, names:
     for name, value in features.neutral_inputs(node).items():
         label = f"{opspec.DOMAIN}/neutral_{name}"
         if label not in names:
-            tensor: TensorProto = numpy_helper.from_array(value, label)
-            proto.graph.initializer.append(tensor)
+            proto.graph.initializer.append(numpy_helper.from_array(value, label))
             names.add(label)
         node.input[opspec.input_index(name)] = label
+    _complete_attributes(node)
+    if features.presents:  # runtimes want as many results as the body has
+        for spec in opspec.OUTPUTS[len(node.output) :]:
+            node.output.append(f"{node.output[0]}/{spec.name}")
+
+
+def _complete_attributes(node: NodeProto) -> None:
+    """Writes all of them, for some runtimes do not know the defaults of a function."""
+    kept = [item for item in node.attribute if item.name != "schema_version"]
+    written = {item.name for item in kept}
+    for item in opspec.ATTRIBUTES:
+        if item.default is not None and item.name not in written:
+            kept.append(helper.make_attribute(item.name, item.default))
+    del node.attribute[:]
+    node.attribute.extend(kept)

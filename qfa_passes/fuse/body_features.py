@@ -7,19 +7,38 @@ that lacks one gets a neutral input.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 from onnx import NodeProto, helper
 
 from qfa_passes.core import opspec
-from qfa_passes.core.formats import Rotation, ScaleMode
+from qfa_passes.core.formats import AttentionFormat, Rotation, ScaleMode
 from qfa_passes.errors import UnsupportedModelError
 
-OPTIONAL_INPUTS: Final = ("attn_mask", "attn_bias", "k_mean")
-"""Optional inputs that have a neutral value. Static scales have none: all nodes have them or no
-node has."""
+OPTIONAL_INPUTS: Final = (
+    "attn_mask",
+    "attn_bias",
+    "k_mean",
+    "sink",
+    "kv_length",
+    "past_key",
+    "past_value",
+)
+"""Optional inputs that a node can do without in a model that reads them. Static scales are none: all
+nodes have them or no node has."""
+
+NEUTRAL: Final[dict[str, npt.NDArray[np.generic]]] = {
+    "attn_mask": np.array(True),
+    "attn_bias": np.array(0, np.float32),
+    "k_mean": np.zeros((1, 1), np.float32),
+    "sink": np.array([-np.inf], np.float32),
+    "kv_length": np.array([np.iinfo(np.int64).max]),
+}
+"""Single elements, which the operator knows to ignore at no cost. No past keys are an empty tensor."""
+
+Modes = tuple[str, str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +52,12 @@ class BodyFeatures:
         scale_mode: Of every node.
         rotate: Of every node.
         channels: D, the same for every node; needed only to rotate.
+        compute: Format of the two products, of every node.
+        softcap: Some node has one.
+        windows: Some node has one.
+        queries_at_end: Some node places its queries there.
+        presents: Some node gives its joined keys or values to the next run.
+        any_rank: Q, K and V of some node may have three axes.
     """
 
     opset: int
@@ -41,45 +66,57 @@ class BodyFeatures:
     scale_mode: ScaleMode = ScaleMode.DYNAMIC
     rotate: Rotation = Rotation.NONE
     channels: int | None = None
+    compute: AttentionFormat = AttentionFormat.INT8
+    softcap: bool = False
+    windows: bool = False
+    queries_at_end: bool = False
+    presents: bool = False
+    any_rank: bool = False
 
     @classmethod
     def of(
-        cls, nodes: Iterable[NodeProto], opset: int, channels: int | None = None
+        cls,
+        nodes: Iterable[NodeProto],
+        opset: int,
+        channels: int | None = None,
+        *,
+        any_rank: bool = False,
     ) -> "BodyFeatures":
         """Summarizes the QuantFlashAttention nodes of a model.
 
         Raises:
-            UnsupportedModelError: The nodes differ in scale_mode or rotate, so that no single body
-                serves them.
+            UnsupportedModelError: The nodes differ in scale_mode, rotate or compute_format, so that
+                no single body serves them.
         """
+        nodes = list(nodes)
         inputs: set[str] = set()
-        causal = False
-        modes: set[tuple[str, str]] = set()
         for node in nodes:
-            named = {
-                spec.name for spec, name in zip(opspec.INPUTS, node.input, strict=False) if name
-            }
-            inputs |= named.intersection(OPTIONAL_INPUTS)
-            attributes = {item.name: helper.get_attribute_value(item) for item in node.attribute}
-            causal |= bool(attributes.get("is_causal", 0))
-            mode, rotate = (
-                attributes.get(name, default)
-                for name, default in (("scale_mode", b"dynamic"), ("rotate", b"none"))
-            )
-            modes.add((mode.decode(), rotate.decode()))
-        if len(modes) > 1:
-            raise UnsupportedModelError(
-                f"attention nodes of one model use {sorted(modes)}",
-                why="one function body serves them all, so scale_mode and rotate must agree",
-                hint="choose one scale mode and one rotation for the whole model",
-            )
-        mode, rotate = modes.pop() if modes else (ScaleMode.DYNAMIC, Rotation.NONE)
-        return cls(opset, frozenset(inputs), causal, ScaleMode(mode), Rotation(rotate), channels)
+            inputs |= _given(node).intersection(OPTIONAL_INPUTS)
+        if inputs & {"past_key", "past_value"}:
+            inputs |= {"past_key", "past_value"}
+        settings = [_settings(node) for node in nodes]
+        mode, rotate, compute = _agreed(settings)
+        return cls(
+            opset,
+            frozenset(inputs),
+            causal=any(entry["is_causal"] for entry in settings),
+            scale_mode=ScaleMode(mode),
+            rotate=Rotation(rotate),
+            channels=channels,
+            compute=AttentionFormat(compute),
+            softcap=any(entry["softcap"] > 0 for entry in settings),
+            windows=any(
+                max(entry["left_window"], entry["right_window"]) >= 0 for entry in settings
+            ),
+            queries_at_end=any(entry["queries_at_end"] for entry in settings),
+            presents=any(any(node.output[1:]) for node in nodes),
+            any_rank=any_rank,
+        )
 
     def input_names(self) -> list[str]:
         """Returns the formal inputs of the body, up to the last that some node uses.
 
-        Nodes completed with ``neutral_inputs`` have exactly as many, which some runtimes insist on.
+        Nodes completed with neutral inputs have exactly as many, which some runtimes insist on.
         """
         static = {"q_scale", "k_scale", "v_scale"} if self.scale_mode is ScaleMode.STATIC else set()
         used = self.inputs | static
@@ -88,15 +125,42 @@ class BodyFeatures:
         )
         return [spec.name for spec in opspec.INPUTS[:count]]
 
-    def neutral_inputs(self, node: NodeProto) -> dict[str, npt.NDArray[np.generic]]:
-        """Returns values, by name, for optional inputs that the body reads and ``node`` lacks.
+    def output_names(self) -> list[str]:
+        """Returns the formal outputs of the body."""
+        return [spec.name for spec in opspec.OUTPUTS[: 3 if self.presents else 1]]
 
-        They are single elements, which the operator knows to ignore at no cost.
-        """
-        neutral: dict[str, npt.NDArray[np.generic]] = {
-            "attn_mask": np.array(True),
-            "attn_bias": np.array(0, np.float32),
-            "k_mean": np.zeros((1, 1), np.float32),
-        }
-        present = {spec.name for spec, name in zip(opspec.INPUTS, node.input, strict=False) if name}
-        return {name: neutral[name] for name in OPTIONAL_INPUTS if name in self.inputs - present}
+    def neutral_inputs(self, node: NodeProto) -> dict[str, npt.NDArray[np.generic]]:
+        """Returns values, by name, for optional inputs that the body reads and ``node`` lacks."""
+        lacking = self.inputs - _given(node)
+        return {name: value for name, value in NEUTRAL.items() if name in lacking}
+
+    def lacks_past(self, node: NodeProto) -> bool:
+        """True if the body reads past keys and values and ``node`` has none."""
+        return "past_key" in self.inputs and "past_key" not in _given(node)
+
+
+def _given(node: NodeProto) -> set[str]:
+    return {spec.name for spec, name in zip(opspec.INPUTS, node.input, strict=False) if name}
+
+
+def _settings(node: NodeProto) -> dict[str, Any]:
+    """All attributes; a string is a str."""
+    settings: dict[str, Any] = {item.name: item.default for item in opspec.ATTRIBUTES}
+    for item in node.attribute:
+        value = helper.get_attribute_value(item)
+        settings[item.name] = value.decode() if isinstance(value, bytes) else value
+    return settings
+
+
+def _agreed(settings: list[dict[str, Any]]) -> Modes:
+    names = ("scale_mode", "rotate", "compute_format")
+    modes = {tuple(entry[name] for name in names) for entry in settings}
+    if len(modes) > 1:
+        raise UnsupportedModelError(
+            f"attention nodes of one model use {sorted(modes)}",
+            why=f"one function body serves them all, so {', '.join(names)} must agree",
+            hint="choose one format, one scale mode and one rotation for the whole model",
+        )
+    defaults = (ScaleMode.DYNAMIC.value, Rotation.NONE.value, AttentionFormat.INT8.value)
+    mode, rotate, compute = modes.pop() if modes else defaults
+    return mode, rotate, compute

@@ -4,7 +4,7 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from onnx import AttributeProto, NodeProto, helper, numpy_helper
+from onnx import AttributeProto, NodeProto, TensorProto, helper, numpy_helper
 
 AXES_ARE_INPUTS: Final = 18
 """From this version of ai.onnx on ReduceMax takes its axes as an input."""
@@ -41,6 +41,10 @@ class BodyWriter:
         )
         return output
 
+    def as_float(self, x: str) -> str:
+        """Writes ``x`` in float32."""
+        return self.op("Cast", x, to=TensorProto.FLOAT)
+
     def integer_attribute(self, name: str) -> str:
         """Writes the value of an attribute of the function as a vector of one element."""
         output = self.op("Constant")
@@ -53,9 +57,22 @@ class BodyWriter:
             return self.op("ReduceMax", x, self.constant([-1], np.int64), keepdims=1)
         return self.op("ReduceMax", x, axes=[-1], keepdims=1)
 
-    def extent(self, x: str, start: int, end: int) -> str:
+    def extent(self, x: str, start: int, end: int | None = None) -> str:
         """Writes a part of the shape of ``x`` as a vector."""
+        if end is None:
+            return self.op("Shape", x, start=start)
         return self.op("Shape", x, start=start, end=end)
+
+    def shaped(self, x: str, *extents: str) -> str:
+        """Writes ``x`` in a shape given by vectors; zeros mean zeros."""
+        return self.op("Reshape", x, self.op("Concat", *extents, axis=0), allowzero=1)
+
+    def all_of(self, flags: list[str]) -> str:
+        """Writes the conjunction of one or more arrays of flags."""
+        seen = flags[0]
+        for other in flags[1:]:
+            seen = self.op("And", seen, other)
+        return seen
 
     def unsqueeze(self, x: str, axis: int) -> str:
         """Writes ``x`` with a new axis."""

@@ -151,7 +151,17 @@ def test_every_attribute_is_written() -> None:
 def test_inputs_that_are_left_out_are_empty() -> None:
     shift = np.zeros((2, 16), np.float32)
     node = node_of(fused(golden("grouped_block"), k_mean=shift))
-    names = ["q", "k", "attention/value_transpose_output", "keep", "", "", "", "", "attention/k_mean"]
+    names = [
+        "q",
+        "k",
+        "attention/value_transpose_output",
+        "keep",
+        "",
+        "",
+        "",
+        "",
+        "attention/k_mean",
+    ]
     assert list(node.input) == names
 
 

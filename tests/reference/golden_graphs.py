@@ -13,7 +13,9 @@ GROUPED_SITE = AttentionSite(
     name="attention",
     query=Operand("q", path=("product",)),
     key=Operand("k", path=("five_k", "many_k", "all_k", "turned_k", "product")),
-    value=Operand("v", permute(0, 2, 1, 3), path=("heads_v", "five_v", "many_v", "all_v", "output")),
+    value=Operand(
+        "v", permute(0, 2, 1, 3), path=("heads_v", "five_v", "many_v", "all_v", "output")
+    ),
     output="o",
     mask=Mask(terms=(MaskTerm("keep", MaskKind.KEEP),)),
     scale=0.25,
