@@ -1,4 +1,4 @@
-"""Views: another shape or order of axes for the same numbers, as a short list of steps.
+"""Views: another shape, order of axes or float type for the same numbers, as a short list of steps.
 
 They say how a value of the graph becomes an operand of attention in its canonical layout, and how the canonical output
 becomes the value that the graph wants.
@@ -7,8 +7,9 @@ becomes the value that the graph wants.
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
+import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
@@ -21,6 +22,8 @@ class ViewOp(StrEnum):
     RESHAPE = "Reshape"  # numbers: the shape; 0 keeps the axis at that place, -1 takes what is left
     UNSQUEEZE = "Unsqueeze"  # numbers: the new axes, in the result
     SQUEEZE = "Squeeze"  # numbers: the axes that go, all of extent 1
+    EXPAND = "Expand"  # numbers: the shape to broadcast with; 1 keeps the axis at that place
+    CAST = "Cast"  # numbers: the ONNX element type, one of the floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,10 @@ class View:
         """The step on an array."""
         if self.op is ViewOp.TRANSPOSE:
             return array.transpose(self.numbers)
+        if self.op is ViewOp.EXPAND:
+            return np.broadcast_to(array, np.broadcast_shapes(array.shape, self.numbers))
+        if self.op is ViewOp.CAST:
+            return array.astype(_dtype(self.numbers[0]))
         if self.op is ViewOp.RESHAPE:
             return array.reshape(
                 [
@@ -51,6 +58,13 @@ class View:
 
 
 Views = tuple[View, ...]
+
+_DTYPES: Final = {1: np.float32, 10: np.float16, 11: np.float64}
+
+
+def _dtype(code: int) -> npt.DTypeLike:
+    """The numpy type for an ONNX float; bfloat16 has none of its own, and float32 holds all its numbers."""
+    return _DTYPES.get(code, np.float32)
 
 
 def apply_views(array: Array, views: Iterable[View]) -> Array:

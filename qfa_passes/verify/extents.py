@@ -12,7 +12,7 @@ from onnx import NodeProto
 from qfa_passes.core.site import AttentionSite, Operand
 from qfa_passes.core.view import View, ViewOp
 from qfa_passes.graph.dims import Dim, product
-from qfa_passes.graph.shapes import Shape
+from qfa_passes.graph.shapes import Shape, broadcast
 from qfa_passes.verify.region import Region, Source
 
 _LOGIC: Final = ("And", "Or", "Xor", "Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual")
@@ -85,8 +85,11 @@ def viewed_shape(shape: Shape, views: Iterable[View]) -> Shape | None:
             shape = tuple(Dim.of(1) if axis in view.numbers else next(rest) for axis in range(rank))
         elif view.op is ViewOp.SQUEEZE:
             shape = tuple(dim for axis, dim in enumerate(shape) if axis not in view.numbers)
-        else:
+        elif view.op is ViewOp.RESHAPE:
             shape = _reshaped(shape, view.numbers)
+        elif view.op is ViewOp.EXPAND:
+            expanded = broadcast(shape, tuple(map(Dim.of, view.numbers)), trust_names=False)
+            shape = expanded or shape
     return shape
 
 

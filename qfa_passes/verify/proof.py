@@ -7,7 +7,7 @@ float32 by many orders of magnitude. Half floats are widened for that.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -25,6 +25,7 @@ from qfa_passes.verify.metrics import tensor_error
 from qfa_passes.verify.region import OpenRegionError, Region, Source, extract
 from qfa_passes.verify.region_key import region_key
 from qfa_passes.verify.trial import ReplacementError, Replay, Run, Trial, TrialError, shape_of
+from qfa_passes.verify.widen import widened_site
 
 Array = npt.NDArray[Any]
 
@@ -46,7 +47,7 @@ class Proven:
 
     Attributes:
         proof: The result.
-        site: The site that it was made for; equal blocks share one proof.
+        site: The site that it was made for, widened; equal blocks share one proof.
         samples: Values that the site reads and computes, by name, run by run.
     """
 
@@ -85,22 +86,43 @@ class Prover:
     def _prove(self, site: AttentionSite, region: Region) -> Proven:
         source = self._source
         layout = Layout.of(site, source)
-        window = max(site.mask.left_window, site.mask.right_window)
         try:
             dims = [dim for name in (*site.reads, *region.others) for dim in shape_of(source, name)]
         except TrialError as error:
             return Proven(Proof(Standing.OPEN, reason=str(error)), site)
         dims += [item for name in region.shaped for item in source.shapes.contents[name].items]
         solution = solve(region, site, source, layout)
+        window = max(site.mask.left_window, site.mask.right_window)
+        outcome = Proven(Proof(Standing.OPEN, reason="no extents are found that it takes"), site)
+        for least in (window + _BEYOND, 1) if window > 0 else (1,):
+            outcome = self._try(
+                site, region, layout, assignments(solution, layout, dims, least), outcome
+            )
+            if outcome.proof.standing is Standing.DISPROVEN:
+                return outcome
+            if outcome.proof.standing is Standing.PROVEN:
+                short = 0 < least < window
+                note = f"its window of {window} keys is longer than these runs" if short else ""
+                return replace(outcome, proof=replace(outcome.proof, reason=note))
+        return outcome
+
+    def _try(
+        self,
+        site: AttentionSite,
+        region: Region,
+        layout: Layout,
+        choices: Iterator[dict[str, int]],
+        outcome: Proven,
+    ) -> Proven:
+        """Compares at the first extents that the block takes, or at all of them."""
         proofs: list[Proof] = []
         runs: list[Run] = []
-        reason = "no extents are found that it takes"
-        for numbers in assignments(solution, layout, dims, window + _BEYOND if window > 0 else 1):
+        for numbers in choices:
             try:
-                trial = Trial(source, site, region, layout, numbers)
+                trial = Trial(self._source, site, region, layout, numbers)
                 proof, tried = self._compare(site, trial)
             except TrialError as error:
-                reason = str(error)
+                outcome = Proven(Proof(Standing.OPEN, reason=str(error)), site)
                 continue
             except ReplacementError as error:
                 return Proven(Proof(Standing.DISPROVEN, reason=str(error)), site)
@@ -109,8 +131,9 @@ class Prover:
             if proof.standing is Standing.DISPROVEN or not self._thorough:
                 break
         if not proofs:
-            return Proven(Proof(Standing.OPEN, reason=reason), site)
-        return Proven(_joined(proofs), site, tuple({**run.given, **run.wanted} for run in runs))
+            return outcome
+        samples = tuple({**run.given, **run.wanted} for run in runs)
+        return Proven(_joined(proofs), widened_site(site), samples)
 
     def _compare(self, site: AttentionSite, trial: Trial) -> tuple[Proof, list[Run]]:
         worst, contract = 0.0, Contract.EXACT

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -21,7 +21,7 @@ from qfa_passes.verify.definition import QuantFlashAttention, run_by_definition
 from qfa_passes.verify.draws import draw
 from qfa_passes.verify.extents import Layout
 from qfa_passes.verify.region import Region, Source, region_model
-from qfa_passes.verify.widen import HALVES, widen
+from qfa_passes.verify.widen import pass_pairs, widen, widened_site
 
 Array = npt.NDArray[Any]
 Replay = Callable[[AttentionSite, Mapping[str, Array]], ModelProto]
@@ -93,6 +93,7 @@ class Trial:
         extents = {name: list(self._shapes[name]) for name in names}
         extents |= {name: list(array.shape) for name, array in self._shaped.items()}
         proto = region_model(source, region, extents)
+        pass_pairs(proto)
         widen(proto)
         self._run_block = _runner(proto)
 
@@ -109,9 +110,8 @@ class Trial:
         )
         feeds = {name: given[name] for name in (*region.inputs, *region.others)}
         wanted = dict(zip(region.outputs, self._run_block(feeds | self._shaped), strict=True))
-        wide = replace(site, dtype=TensorProto.FLOAT) if site.dtype in HALVES else site
         try:
-            got, node = run_by_definition(replay(wide, given), given)
+            got, node = run_by_definition(replay(widened_site(site), given), given)
         except Exception as error:  # the reference evaluator raises whatever numpy raises
             raise ReplacementError(f"its replacement does not run: {error}") from error
         return Run(given, wanted, got, node)

@@ -1,12 +1,18 @@
-"""Half floats become float32, so that the structure of a block shows without their rounding."""
+"""A block without its roundings: half floats become float32, and pairs that quantize a value are passed over.
+
+What a block computes shows without them; what they cost is measured elsewhere.
+"""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
+from qfa_passes.core.site import AttentionSite, Operand
+from qfa_passes.core.view import View, ViewOp, Views
 from qfa_passes.core.walk import all_graphs
 
 HALVES: Final = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
@@ -41,3 +47,44 @@ def _widen_tensor(tensor: TensorProto) -> None:
     if tensor.data_type in HALVES:
         values = numpy_helper.to_array(tensor).astype(np.float32)
         tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+
+
+def pass_pairs(proto: ModelProto) -> None:
+    """Lets what a QuantizeLinear/DequantizeLinear pair gives be what it takes, in place."""
+    quantized = {
+        node.output[0]: node.input[0]
+        for node in proto.graph.node
+        if node.op_type == "QuantizeLinear"
+    }
+    for node in proto.graph.node:
+        if node.op_type == "DequantizeLinear" and node.input[0] in quantized:
+            node.op_type = "Identity"
+            node.input[:] = [quantized[node.input[0]]]
+            del node.attribute[:]
+
+
+def widened_site(site: AttentionSite) -> AttentionSite:
+    """The site as it stands in a widened model."""
+
+    def operand(given: Operand) -> Operand:
+        return replace(given, views=_widened_views(given.views))
+
+    terms = tuple(replace(term, views=_widened_views(term.views)) for term in site.mask.terms)
+    return replace(
+        site,
+        query=operand(site.query),
+        key=operand(site.key),
+        value=operand(site.value),
+        mask=replace(site.mask, terms=terms),
+        output_views=_widened_views(site.output_views),
+        dtype=TensorProto.FLOAT if site.dtype in HALVES else site.dtype,
+    )
+
+
+def _widened_views(views: Views) -> Views:
+    return tuple(
+        View(ViewOp.CAST, (TensorProto.FLOAT,))
+        if view.op is ViewOp.CAST and view.numbers[0] in HALVES
+        else view
+        for view in views
+    )
