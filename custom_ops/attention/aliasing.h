@@ -6,9 +6,9 @@
 
 namespace qfa {
 
-// Refuses strides whose offsets overflow, and an output that overlaps what is still to be read. The
-// output may be the query itself: each query row is read before the output row in its place is
-// written.
+// Refuses strides whose offsets overflow, and outputs that overlap each other or what is still to
+// be read. The output may be the query itself: each query row is read before the output row in its
+// place is written.
 qfa_status check_aliasing(const qfa_attention& a);
 
 }  // namespace qfa

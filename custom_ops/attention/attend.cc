@@ -3,6 +3,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "attention/close.h"
 #include "attention/masking.h"
 #include "attention/rows.h"
 
@@ -42,10 +43,11 @@ void take_keys(const Plan& plan, const Kernels& kernels, const HeadCodes& codes,
                const QueryRows& rows, const Reach& reach, const Averaging& averaging, int vectors,
                Lanes& lanes, const WorkerScratch& scratch) {
   start(lanes, scratch.output, plan.value_channels);
-  for (int64_t first = 0; first < reach.most; first += kKeyBlock) {
+  const int64_t start_block = reach.from / kKeyBlock;
+  for (int64_t first = start_block * kKeyBlock; first < reach.most; first += kKeyBlock) {
     const int64_t left = reach.most - first;
     const int64_t count = left < kKeyBlock ? left : kKeyBlock;
-    const TileKind kind = read_tile(plan, kernels, rows, averaging, first, count, scratch);
+    const TileKind kind = read_tile(plan, kernels, rows, reach, averaging, first, count, scratch);
     // Leaving a block out is neutral: its weights would all be zero, and it would keep everything.
     if (kind == TileKind::kHidden) continue;
 
@@ -97,12 +99,9 @@ void attend(const Plan& plan, const Kernels& kernels, int64_t kv_head, int64_t q
     take_keys(plan, kernels, codes, rows, reach, averaging, vectors, lanes, scratch);
   }
 
-  // Weights are codes of 1/255. A sum of zero means that the row saw no key.
   alignas(64) float factor[kLanes];
-  for (int lane = 0; lane < kLanes; ++lane) {
-    const float sum = lanes.running_sum[lane];
-    factor[lane] = sum == 0.0f ? 0.0f : 1.0f / (255.0f * sum);
-  }
+  constexpr float kWeightCodes = 255.0f;
+  close_rows(plan, rows, lanes.running_max, lanes.running_sum, kWeightCodes, factor);
   store_rows(plan, kernels, rows, factor, vectors, scratch);
 }
 

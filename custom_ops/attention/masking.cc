@@ -5,7 +5,8 @@
 
 #include <bit>
 
-#include "kernels/reference/half.h"
+#include "attention/close.h"
+#include "attention/dtype.h"
 
 namespace qfa {
 namespace {
@@ -15,8 +16,6 @@ struct LaneSource {
   const char* bias;
   bool averages;
 };
-
-int64_t bias_size(const qfa_attention& a) { return a.bias_dtype == QFA_FLOAT16 ? 2 : 4; }
 
 LaneSource source_of(const qfa_attention& a, const QueryRows& rows, int lane, int64_t first,
                      bool averages) {
@@ -29,25 +28,14 @@ LaneSource source_of(const qfa_attention& a, const QueryRows& rows, int lane, in
     source.mask = static_cast<const char*>(a.mask.data) + offset(a.mask);
   }
   if (a.bias.data != nullptr) {
-    source.bias = static_cast<const char*>(a.bias.data) + offset(a.bias) * bias_size(a);
+    source.bias =
+        static_cast<const char*>(a.bias.data) + offset(a.bias) * element_size(a.bias_dtype);
   }
   return source;
 }
 
 bool same_source(const LaneSource& a, const LaneSource& b) {
   return a.mask == b.mask && a.bias == b.bias && a.averages == b.averages;
-}
-
-float bias_at(const qfa_attention& a, const char* bias, int64_t j) {
-  const char* element = bias + j * a.bias.strides[3] * bias_size(a);
-  if (a.bias_dtype == QFA_FLOAT16) {
-    uint16_t half;
-    memcpy(&half, element, 2);
-    return float_from_half(half);
-  }
-  float value;
-  memcpy(&value, element, 4);
-  return value;
 }
 
 bool visible(const qfa_attention& a, const LaneSource& source, int64_t j) {
@@ -105,12 +93,12 @@ void expand(const qfa_attention& a, const Kernels& kernels, const LaneSource& so
             float* row) {
   if (source.bias == nullptr) {
     memset(row, 0, static_cast<size_t>(count) * sizeof(float));
-  } else if (a.bias.strides[3] == 1 && a.bias_dtype == QFA_FLOAT16) {
-    kernels.load_half_row(source.bias, nullptr, count, row);
   } else if (a.bias.strides[3] == 1) {
-    memcpy(row, source.bias, static_cast<size_t>(count) * sizeof(float));
+    load_row(kernels, a.bias_dtype, source.bias, nullptr, count, row);
   } else {
-    for (int64_t j = 0; j < count; ++j) row[j] = bias_at(a, source.bias, j);
+    for (int64_t j = 0; j < count; ++j) {
+      row[j] = element_at(source.bias, a.bias_dtype, j * a.bias.strides[3]);
+    }
   }
   for (int64_t j = 0; source.averages && j < count; ++j) {
     if (row[j] <= kLowestBias && isfinite(row[j])) row[j] = 0.0f;
@@ -126,9 +114,10 @@ void expand(const qfa_attention& a, const Kernels& kernels, const LaneSource& so
 
 // Whether a row sees keys with biases at or below kLowestBias, and no others. `row` holds a block.
 bool sees_only_swallowed(const qfa_attention& a, const Kernels& kernels, const QueryRows& rows,
-                         int lane, int64_t limit, float* row) {
+                         const Reach& reach, int lane, float* row) {
+  const int64_t limit = reach.limit[lane];
   bool swallowed = false;
-  for (int64_t first = 0; first < limit; first += kKeyBlock) {
+  for (int64_t first = reach.first[lane]; first < limit; first += kKeyBlock) {
     const int64_t count = limit - first < kKeyBlock ? limit - first : kKeyBlock;
     expand(a, kernels, source_of(a, rows, lane, first, false), count, row);
     bool seen = false;
@@ -142,53 +131,10 @@ bool sees_only_swallowed(const qfa_attention& a, const Kernels& kernels, const Q
   return swallowed;
 }
 
-}  // namespace
-
-Reach reach_of(const Plan& plan, const QueryRows& rows) {
-  const qfa_attention& a = plan.request;
-  const int64_t keys = a.key_length;
-  // Beyond these bounds an offset changes nothing, and within them no sum overflows.
-  int64_t offset = a.causal_offset;
-  if (offset < -a.query_length) offset = -a.query_length;
-  if (offset > keys) offset = keys;
-  Reach reach;
-  reach.least = keys;
-  reach.most = 0;
-  for (int lane = 0; lane < kLanes; ++lane) {
-    int64_t limit = 0;
-    if (lane < rows.count) {
-      limit = keys;
-      if (a.is_causal != 0) {
-        const int64_t end = rows.query[lane] + offset + 1;
-        limit = end < 0 ? 0 : (end < keys ? end : keys);
-      }
-      if (limit < reach.least) reach.least = limit;
-      if (limit > reach.most) reach.most = limit;
-    }
-    reach.limit[lane] = limit;
-  }
-  return reach;
-}
-
-bool find_averaging(const Plan& plan, const Kernels& kernels, const QueryRows& rows,
-                    const Reach& reach, const float* sums, const WorkerScratch& scratch,
-                    Averaging* averaging) {
-  const qfa_attention& a = plan.request;
-  *averaging = {};
-  if (a.bias.data == nullptr) return false;
-  bool any = false;
-  for (int lane = 0; lane < rows.count; ++lane) {
-    if (sums[lane] != 0.0f) continue;
-    averaging->lane[lane] =
-        sees_only_swallowed(a, kernels, rows, lane, reach.limit[lane], scratch.bias_rows);
-    any |= averaging->lane[lane];
-  }
-  return any;
-}
-
-TileKind read_tile(const Plan& plan, const Kernels& kernels, const QueryRows& rows,
-                   const Averaging& averaging, int64_t first, int64_t count,
-                   const WorkerScratch& scratch) {
+// Classifies keys by mask and bias alone and fills the tile when they are mixed.
+TileKind tile_of_inputs(const Plan& plan, const Kernels& kernels, const QueryRows& rows,
+                        const Averaging& averaging, int64_t first, int64_t count,
+                        const WorkerScratch& scratch) {
   const qfa_attention& a = plan.request;
   if (a.mask.data == nullptr && a.bias.data == nullptr) return TileKind::kPlain;
 
@@ -223,6 +169,88 @@ TileKind read_tile(const Plan& plan, const Kernels& kernels, const QueryRows& ro
       kernels.read_bias(bias_rows, vectors, static_cast<int>(count), scratch.tile);
   if (!summary.any_seen) return TileKind::kHidden;
   return summary.any_masked || summary.any_bias ? TileKind::kMixed : TileKind::kPlain;
+}
+
+// Masks the keys before each lane's reach in the tile of the block that starts at `first`.
+void hide_before(const Reach& reach, int64_t first, float* tile) {
+  int32_t start[kLanes];
+  for (int lane = 0; lane < kLanes; ++lane) {
+    const int64_t left = reach.first[lane] - first;
+    start[lane] = static_cast<int32_t>(left < 0 ? 0 : (left < kKeyBlock ? left : kKeyBlock));
+  }
+  for (int32_t j = 0; j < kKeyBlock && first + j < reach.latest; ++j, tile += kLanes) {
+    for (int lane = 0; lane < kLanes; ++lane) {
+      if (j < start[lane]) tile[lane] = -INFINITY;
+    }
+  }
+}
+
+// How many of the keys a batch has.
+int64_t length_of(const Plan& plan, int64_t batch) {
+  const qfa_attention& a = plan.request;
+  if (a.kv_length == nullptr) return plan.keys;
+  int64_t length;
+  const int64_t index = a.kv_length_count == 1 ? 0 : batch;
+  memcpy(&length, reinterpret_cast<const char*>(a.kv_length) + 8 * index, 8);
+  return length < 0 ? 0 : (length < plan.keys ? length : plan.keys);
+}
+
+// Positions and windows may be any numbers: sums of three of them do not fit 64 bits.
+__extension__ typedef __int128 Wide;
+
+int64_t clamp(Wide value, int64_t greatest) {
+  return value < 0 ? 0 : (value < greatest ? static_cast<int64_t>(value) : greatest);
+}
+
+}  // namespace
+
+Reach reach_of(const Plan& plan, const QueryRows& rows) {
+  const qfa_attention& a = plan.request;
+  const int64_t length = length_of(plan, rows.batch);
+  const Wide start = Wide{a.causal_offset} + (a.queries_at_end != 0 ? length - a.query_length : 0);
+  Reach reach = {};
+  reach.from = reach.least = length;
+  for (int lane = 0; lane < rows.count; ++lane) {
+    const Wide position = start + rows.query[lane];
+    int64_t first = 0, limit = length;
+    if (a.is_causal != 0) limit = clamp(position + 1, limit);
+    if (a.has_right_window != 0) limit = clamp(position + a.right_window + 1, limit);
+    if (a.has_left_window != 0) first = clamp(position - a.left_window, length);
+    if (first >= limit) first = limit = 0;
+    reach.first[lane] = first;
+    reach.limit[lane] = limit;
+    if (limit < reach.least) reach.least = limit;
+    if (limit > reach.most) reach.most = limit;
+    if (first > reach.latest) reach.latest = first;
+    if (limit > 0 && first < reach.from) reach.from = first;
+  }
+  return reach;
+}
+
+bool find_averaging(const Plan& plan, const Kernels& kernels, const QueryRows& rows,
+                    const Reach& reach, const float* sums, const WorkerScratch& scratch,
+                    Averaging* averaging) {
+  const qfa_attention& a = plan.request;
+  *averaging = {};
+  if (a.bias.data == nullptr) return false;
+  bool any = false;
+  for (int lane = 0; lane < rows.count; ++lane) {
+    // A sink weighs more than any such key: the row is zero.
+    if (sums[lane] != 0.0f || sink_of(a, rows.head[lane]) != -INFINITY) continue;
+    averaging->lane[lane] = sees_only_swallowed(a, kernels, rows, reach, lane, scratch.bias_rows);
+    any |= averaging->lane[lane];
+  }
+  return any;
+}
+
+TileKind read_tile(const Plan& plan, const Kernels& kernels, const QueryRows& rows,
+                   const Reach& reach, const Averaging& averaging, int64_t first, int64_t count,
+                   const WorkerScratch& scratch) {
+  const TileKind kind = tile_of_inputs(plan, kernels, rows, averaging, first, count, scratch);
+  if (kind == TileKind::kHidden || reach.latest <= first) return kind;
+  if (kind == TileKind::kPlain) memset(scratch.tile, 0, sizeof(float) * kKeyBlock * kLanes);
+  hide_before(reach, first, scratch.tile);
+  return TileKind::kMixed;
 }
 
 }  // namespace qfa

@@ -7,10 +7,13 @@
 
 namespace qfa {
 
-// Keys that each lane may reach by the causal rule and by T: those before limit[lane].
+// Keys that each lane may reach by position and length: from first[lane] to before limit[lane],
+// both 0 where there is none.
 struct Reach {
-  int64_t limit[kLanes];
-  int64_t least, most;  // over the lanes that hold a row
+  int64_t first[kLanes], limit[kLanes];
+  int64_t from, most;  // all reached keys lie from `from` to before `most`
+  int64_t latest;      // the greatest first[lane]
+  int64_t least;       // the smallest limit[lane] of a lane that holds a row
 };
 
 Reach reach_of(const Plan& plan, const QueryRows& rows);
@@ -33,11 +36,11 @@ bool find_averaging(const Plan& plan, const Kernels& kernels, const QueryRows& r
                     const Reach& reach, const float* sums, const WorkerScratch& scratch,
                     Averaging* averaging);
 
-// Classifies keys first..first + count - 1 by mask and bias alone. When they are mixed,
-// scratch.tile holds what is added to each score, -inf where the key is masked. Reads no column
-// beyond.
+// Classifies keys first..first + count - 1 by mask, bias and the start of each lane's reach, not by
+// its end. When they are mixed, scratch.tile holds what is added to each score, -inf where the key
+// is masked. Reads no column beyond.
 TileKind read_tile(const Plan& plan, const Kernels& kernels, const QueryRows& rows,
-                   const Averaging& averaging, int64_t first, int64_t count,
+                   const Reach& reach, const Averaging& averaging, int64_t first, int64_t count,
                    const WorkerScratch& scratch);
 
 }  // namespace qfa

@@ -77,11 +77,12 @@ WorkerScratch worker_scratch_at(const Plan& plan, char* memory) {
 qfa_status make_plan(const qfa_attention& request, int64_t threads, Plan* plan) {
   Plan& p = *plan;
   p.request = request;
+  p.keys = request.past_length + request.key_length;
   p.sharing = request.heads / request.kv_heads;
   p.code_stride = round_up(request.qk_channels, kCodePad);
   p.code_groups = (request.qk_channels + 3) / 4;
   p.value_channels = round_up(request.v_channels, kChannelPad);
-  p.key_blocks = round_up(request.key_length, kKeyBlock) / kKeyBlock;
+  p.key_blocks = round_up(p.keys, kKeyBlock) / kKeyBlock;
   p.rows_per_head = p.sharing * request.query_length;
   p.query_blocks = round_up(p.rows_per_head, kLanes) / kLanes;
   p.kv_heads_total = request.batch * request.kv_heads;
@@ -109,8 +110,7 @@ qfa_status make_plan(const qfa_attention& request, int64_t threads, Plan* plan) 
     return fail(QFA_INVALID_SHAPE,
                 "scratch memory overflows: %" PRId64 " heads of %" PRId64 " bytes (T %" PRId64
                 ", D %" PRId64 ", Dv %" PRId64 ")",
-                p.heads_at_once, head.used(), request.key_length, request.qk_channels,
-                request.v_channels);
+                p.heads_at_once, head.used(), p.keys, request.qk_channels, request.v_channels);
   }
   p.head_bytes = static_cast<size_t>(head.used());
   p.worker_bytes = static_cast<size_t>(worker.used());

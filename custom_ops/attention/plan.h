@@ -13,6 +13,7 @@ namespace qfa {
 struct Plan {
   qfa_attention request;
 
+  int64_t keys;            // P + T
   int64_t sharing;         // G: query heads that share one key/value head
   int64_t code_stride;     // D rounded up to kCodePad
   int64_t code_groups;     // groups of four channels that hold codes
@@ -29,7 +30,7 @@ struct Plan {
   size_t head_bytes, worker_bytes, scratch_bytes;
 };
 
-// Codes of one key/value head. Rows at and beyond T are zeros with harmless scales.
+// Codes of one key/value head. Rows at and beyond P + T are zeros with harmless scales.
 struct HeadCodes {
   int8_t* keys;         // [key_blocks * 64][code_stride]
   int8_t* values;       // [key_blocks][value_channels][64]

@@ -2,6 +2,7 @@
 
 #include <string.h>
 
+#include "attention/dtype.h"
 #include "attention/log2.h"
 
 namespace qfa {
@@ -10,8 +11,6 @@ namespace {
 // A value row of zeros may have any scale, and it must be a small one: scales of values are part of
 // the weights, so a large one would take the steps of all other weights of its block.
 constexpr float kScaleOfZeroValue = 0x1p-60f;
-
-int64_t element_size(qfa_dtype dtype) { return dtype == QFA_FLOAT16 ? 2 : 4; }
 
 const char* row_of(const qfa_tensor& tensor, int64_t batch, int64_t head, int64_t row) {
   const int64_t offset =
@@ -34,16 +33,46 @@ RowCodes encode_row(const Kernels& kernels, const qfa_tensor& tensor, const char
   memset(codes + channels, 0, static_cast<size_t>(padded - channels));
   const bool as_it_is = tensor.dtype == QFA_FLOAT32 && mean == nullptr && rotation_block == 0;
   if (as_it_is) return kernels.quantize_row(source, channels, static_scale, codes);
-  if (tensor.dtype == QFA_FLOAT16) {
-    kernels.load_half_row(source, mean, channels, row);
-  } else {
-    kernels.load_float_row(source, mean, channels, row);
-  }
+  load_row(kernels, tensor.dtype, source, mean, channels, row);
   if (rotation_block != 0) kernels.rotate_row(row, channels, rotation_block);
   return kernels.quantize_row(row, channels, static_scale, codes);
 }
 
+// A row of the joined keys or values, which is also copied to where the caller wants it.
+const char* take_row(const qfa_tensor& past, int64_t past_length, const qfa_tensor& tensor,
+                     const qfa_target& present, int64_t batch, int64_t head, int64_t token,
+                     int64_t channels) {
+  const char* source = token < past_length ? row_of(past, batch, head, token)
+                                           : row_of(tensor, batch, head, token - past_length);
+  if (present.data != nullptr) {
+    const int64_t size = element_size(tensor.dtype);
+    const int64_t offset =
+        batch * present.batch_stride + head * present.head_stride + token * present.row_stride;
+    memcpy(static_cast<char*>(present.data) + offset * size, source,
+           static_cast<size_t>(channels * size));
+  }
+  return source;
+}
+
 }  // namespace
+
+void load_row(const Kernels& kernels, qfa_dtype dtype, const void* source, const float* mean,
+              int64_t count, float* row) {
+  const auto load = dtype == QFA_FLOAT16    ? kernels.load_half_row
+                    : dtype == QFA_BFLOAT16 ? kernels.load_bfloat_row
+                                            : kernels.load_float_row;
+  load(source, mean, count, row);
+}
+
+const char* take_key(const qfa_attention& a, int64_t batch, int64_t head, int64_t token) {
+  return take_row(a.past_key, a.past_length, a.key, a.present_key, batch, head, token,
+                  a.qk_channels);
+}
+
+const char* take_value(const qfa_attention& a, int64_t batch, int64_t head, int64_t token) {
+  return take_row(a.past_value, a.past_length, a.value, a.present_value, batch, head, token,
+                  a.v_channels);
+}
 
 void encode_key_block(const Plan& plan, const Kernels& kernels, int64_t kv_head, int64_t key_block,
                       const HeadCodes& codes, const WorkerScratch& scratch) {
@@ -62,12 +91,11 @@ void encode_key_block(const Plan& plan, const Kernels& kernels, int64_t kv_head,
     int8_t* key_codes = codes.keys + token * plan.code_stride;
     int8_t* value_codes = scratch.codes + j * plan.value_channels;
     RowCodes key = {1.0f, 0}, value = {1.0f, 0};
-    if (token < a.key_length) {
-      key = encode_row(kernels, a.key, row_of(a.key, batch, head, token), mean, a.qk_channels,
+    if (token < plan.keys) {
+      key = encode_row(kernels, a.key, take_key(a, batch, head, token), mean, a.qk_channels,
                        plan.code_stride, plan.rotation_block, key_scale, scratch.row, key_codes);
-      value =
-          encode_row(kernels, a.value, row_of(a.value, batch, head, token), nullptr, a.v_channels,
-                     plan.value_channels, 0, value_scale, scratch.row, value_codes);
+      value = encode_row(kernels, a.value, take_value(a, batch, head, token), nullptr, a.v_channels,
+                         plan.value_channels, 0, value_scale, scratch.row, value_codes);
       if (value.scale == 0.0f) value.scale = kScaleOfZeroValue;
     } else {
       memset(key_codes, 0, static_cast<size_t>(plan.code_stride));
@@ -146,10 +174,15 @@ void store_rows(const Plan& plan, const Kernels& kernels, const QueryRows& rows,
                            rows.query[lane] * a.output_row_stride;
     const float* row = scratch.rows + lane * plan.value_channels;
     char* target = static_cast<char*>(a.output) + offset * element_size(a.query.dtype);
-    if (a.query.dtype == QFA_FLOAT16) {
-      kernels.store_half_row(row, a.v_channels, target);
-    } else {
-      memcpy(target, row, static_cast<size_t>(a.v_channels) * 4);
+    switch (a.query.dtype) {
+      case QFA_FLOAT16:
+        kernels.store_half_row(row, a.v_channels, target);
+        break;
+      case QFA_BFLOAT16:
+        kernels.store_bfloat_row(row, a.v_channels, target);
+        break;
+      case QFA_FLOAT32:
+        memcpy(target, row, static_cast<size_t>(a.v_channels) * 4);
     }
   }
 }

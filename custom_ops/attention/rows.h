@@ -7,6 +7,15 @@
 
 namespace qfa {
 
+// row[i] = float(source[i]) - mean[i], whatever the type; mean may be null.
+void load_row(const Kernels& kernels, qfa_dtype dtype, const void* source, const float* mean,
+              int64_t count, float* row);
+
+// One row of the joined keys or values (past ones first) of a key/value head. It is copied to
+// present_key or present_value on the way, so it must be taken once.
+const char* take_key(const qfa_attention& a, int64_t batch, int64_t head, int64_t token);
+const char* take_value(const qfa_attention& a, int64_t batch, int64_t head, int64_t token);
+
 // Quantizes 64 keys and values of one key/value head (of B * Hkv) into `codes`.
 void encode_key_block(const Plan& plan, const Kernels& kernels, int64_t kv_head, int64_t key_block,
                       const HeadCodes& codes, const WorkerScratch& scratch);

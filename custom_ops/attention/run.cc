@@ -107,7 +107,7 @@ qfa_status run_attention(const qfa_attention* request, const Kernels& kernels,
                          const qfa_executor* executor, const qfa_allocator* allocator) {
   qfa_attention checked;
   qfa_status status = validate(request, &checked);
-  if (status != QFA_OK || is_empty(checked)) return status;
+  if (status != QFA_OK || is_idle(checked)) return status;
 
   const bool serial = executor == nullptr || executor->parallel_for == nullptr;
   Plan plan;
@@ -123,7 +123,7 @@ qfa_status run_attention(const qfa_attention* request, const Kernels& kernels,
     return fail(QFA_OUT_OF_MEMORY,
                 "no memory for %zu bytes of scratch (T %" PRId64 ", D %" PRId64 ", Dv %" PRId64
                 ", %" PRId64 " workers); free memory or use fewer threads",
-                plan.scratch_bytes, checked.key_length, checked.qk_channels, checked.v_channels,
+                plan.scratch_bytes, plan.keys, checked.qk_channels, checked.v_channels,
                 plan.workers);
   }
   char* worker_memory = memory + static_cast<size_t>(plan.heads_at_once) * plan.head_bytes;

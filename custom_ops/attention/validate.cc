@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "attention/aliasing.h"
+#include "attention/dtype.h"
 #include "attention/rotation.h"
 #include "attention/status.h"
 
@@ -14,11 +15,12 @@ namespace {
 
 constexpr int64_t kMostElements = INT64_MAX / 16;
 constexpr uint32_t kLongestStruct = 4096;
+constexpr uint32_t kFirstStruct = offsetof(qfa_attention, compute);  // of version 1
 
 qfa_status copy_request(const qfa_attention* request, qfa_attention* checked) {
   if (request == nullptr) return fail(QFA_INVALID_ARGUMENT, "attention is null; pass a request");
   const uint32_t size = request->struct_size;
-  if (size < sizeof(qfa_attention) || size > kLongestStruct) {
+  if (size != kFirstStruct && (size < sizeof(qfa_attention) || size > kLongestStruct)) {
     return fail(QFA_INVALID_ARGUMENT,
                 "attention.struct_size is %" PRIu32
                 ", this library expects %zu; set it to sizeof(qfa_attention)",
@@ -33,7 +35,8 @@ qfa_status copy_request(const qfa_attention* request, qfa_attention* checked) {
                   i);
     }
   }
-  memcpy(checked, request, sizeof(qfa_attention));
+  memset(checked, 0, sizeof(qfa_attention));
+  memcpy(checked, request, size < sizeof(qfa_attention) ? size : sizeof(qfa_attention));
   return QFA_OK;
 }
 
@@ -46,13 +49,14 @@ bool product_fits(const int64_t (&factors)[4]) {
 }
 
 qfa_status check_extents(const qfa_attention& a) {
-  const int64_t extents[] = {a.batch, a.heads, a.kv_heads, a.query_length, a.key_length};
+  const int64_t extents[] = {a.batch,        a.heads,      a.kv_heads,
+                             a.query_length, a.key_length, a.past_length};
   for (const int64_t extent : extents) {
     if (extent < 0) {
       return fail(QFA_INVALID_SHAPE,
                   "an extent is negative: B %" PRId64 ", H %" PRId64 ", Hkv %" PRId64 ", S %" PRId64
-                  ", T %" PRId64,
-                  a.batch, a.heads, a.kv_heads, a.query_length, a.key_length);
+                  ", T %" PRId64 ", P %" PRId64,
+                  a.batch, a.heads, a.kv_heads, a.query_length, a.key_length, a.past_length);
     }
   }
   if (a.qk_channels < 1 || a.qk_channels > kMostChannels || a.v_channels < 1 ||
@@ -68,18 +72,18 @@ qfa_status check_extents(const qfa_attention& a) {
   // Rows of codes take at least 64 bytes, whatever D is.
   int64_t widest = a.qk_channels > a.v_channels ? a.qk_channels : a.v_channels;
   if (widest < 64) widest = 64;
-  if (!is_empty(a) && (!product_fits({a.batch, a.heads, a.query_length, widest}) ||
-                       !product_fits({a.batch, a.kv_heads, a.key_length, widest}))) {
+  int64_t keys;
+  const bool sum_fits = !__builtin_add_overflow(a.past_length, a.key_length, &keys);
+  if (!sum_fits || (!is_idle(a) && (!product_fits({a.batch, a.heads, a.query_length, widest}) ||
+                                    !product_fits({a.batch, a.kv_heads, keys, widest})))) {
     return fail(QFA_INVALID_SHAPE,
                 "the tensors overflow: B %" PRId64 ", H %" PRId64 ", Hkv %" PRId64 ", S %" PRId64
-                ", T %" PRId64 ", D %" PRId64 ", Dv %" PRId64,
-                a.batch, a.heads, a.kv_heads, a.query_length, a.key_length, a.qk_channels,
-                a.v_channels);
+                ", T %" PRId64 ", P %" PRId64 ", D %" PRId64 ", Dv %" PRId64,
+                a.batch, a.heads, a.kv_heads, a.query_length, a.key_length, a.past_length,
+                a.qk_channels, a.v_channels);
   }
   return QFA_OK;
 }
-
-bool is_dtype(qfa_dtype dtype) { return dtype == QFA_FLOAT32 || dtype == QFA_FLOAT16; }
 
 qfa_status check_scales(const char* name, const float* scales, int64_t count, int64_t heads) {
   if (scales == nullptr) return QFA_OK;
@@ -100,22 +104,69 @@ qfa_status check_scales(const char* name, const float* scales, int64_t count, in
   return QFA_OK;
 }
 
+// Softcap, windows, lengths, sinks and past keys.
+qfa_status check_extensions(const qfa_attention& a) {
+  if (!isfinite(a.softcap) || a.softcap < 0.0f) {
+    return fail(QFA_INVALID_ARGUMENT, "softcap is %g; it must be finite and not negative, 0 is off",
+                static_cast<double>(a.softcap));
+  }
+  if ((a.has_left_window != 0 && a.left_window < 0) ||
+      (a.has_right_window != 0 && a.right_window < 0)) {
+    return fail(QFA_INVALID_ARGUMENT, "a window is negative: left %" PRId64 ", right %" PRId64,
+                a.left_window, a.right_window);
+  }
+  if (a.kv_length != nullptr && a.kv_length_count != 1 && a.kv_length_count != a.batch) {
+    return fail(QFA_INVALID_SHAPE,
+                "kv_length has %" PRId64 " lengths; give 1, or one for each of %" PRId64 " batches",
+                a.kv_length_count, a.batch);
+  }
+  if (a.past_length > 0 &&
+      (a.past_key.dtype != a.key.dtype || a.past_value.dtype != a.value.dtype)) {
+    return fail(QFA_INVALID_ARGUMENT,
+                "past_key and past_value have element types %d and %d, key and value %d and %d; "
+                "they must agree",
+                static_cast<int>(a.past_key.dtype), static_cast<int>(a.past_value.dtype),
+                static_cast<int>(a.key.dtype), static_cast<int>(a.value.dtype));
+  }
+  if (a.compute != QFA_COMPUTE_INT8 && a.compute != QFA_COMPUTE_FLOAT) {
+    return fail(QFA_INVALID_ARGUMENT, "compute %d is unknown", static_cast<int>(a.compute));
+  }
+  if (a.k_mean != nullptr && a.compute == QFA_COMPUTE_INT8 &&
+      (a.softcap > 0.0f || a.sink != nullptr)) {
+    return fail(QFA_INVALID_ARGUMENT,
+                "k_mean is given with a %s, which feels the shift of the scores; leave k_mean out",
+                a.softcap > 0.0f ? "softcap" : "sink");
+  }
+  if (a.compute == QFA_COMPUTE_FLOAT || a.softcap > 0.0f) {
+    return fail(QFA_INVALID_ARGUMENT, "float and softcap come with the next build");
+  }
+  if (a.compute == QFA_COMPUTE_FLOAT &&
+      (a.q_scale != nullptr || a.k_scale != nullptr || a.v_scale != nullptr)) {
+    return fail(QFA_INVALID_ARGUMENT,
+                "static scales are given, but attention in float32 quantizes nothing; leave them "
+                "out");
+  }
+  return QFA_OK;
+}
+
 qfa_status check_values(const qfa_attention& a) {
   if (!isfinite(a.scale)) {
     return fail(QFA_INVALID_ARGUMENT, "scale is %g; it must be finite",
                 static_cast<double>(a.scale));
   }
   if (!is_dtype(a.query.dtype) || !is_dtype(a.key.dtype) || !is_dtype(a.value.dtype) ||
-      !is_dtype(a.bias_dtype)) {
+      !is_dtype(a.bias_dtype) || !is_dtype(a.sink_dtype)) {
     return fail(QFA_INVALID_ARGUMENT,
-                "an element type is unknown: query %d, key %d, value %d, bias %d",
+                "an element type is unknown: query %d, key %d, value %d, bias %d, sink %d",
                 static_cast<int>(a.query.dtype), static_cast<int>(a.key.dtype),
-                static_cast<int>(a.value.dtype), static_cast<int>(a.bias_dtype));
+                static_cast<int>(a.value.dtype), static_cast<int>(a.bias_dtype),
+                static_cast<int>(a.sink_dtype));
   }
   if (a.rotation != QFA_ROTATE_NONE && a.rotation != QFA_ROTATE_HADAMARD) {
     return fail(QFA_INVALID_ARGUMENT, "rotation %d is unknown", static_cast<int>(a.rotation));
   }
-  if (a.rotation == QFA_ROTATE_HADAMARD && hadamard_block(a.qk_channels) < kSmallestHadamard) {
+  if (a.compute == QFA_COMPUTE_INT8 && a.rotation == QFA_ROTATE_HADAMARD &&
+      hadamard_block(a.qk_channels) < kSmallestHadamard) {
     return fail(QFA_INVALID_SHAPE,
                 "D %" PRId64 " is no multiple of %" PRId64
                 ", so it cannot be rotated; use no "
@@ -125,16 +176,21 @@ qfa_status check_values(const qfa_attention& a) {
   qfa_status status = check_scales("q_scale", a.q_scale, a.q_scale_count, a.heads);
   if (status == QFA_OK) status = check_scales("k_scale", a.k_scale, a.k_scale_count, a.kv_heads);
   if (status == QFA_OK) status = check_scales("v_scale", a.v_scale, a.v_scale_count, a.kv_heads);
+  if (status == QFA_OK) status = check_extensions(a);
   return status;
 }
 
 qfa_status check_pointers(const qfa_attention& a) {
-  if (a.query.data == nullptr || a.output == nullptr) {
+  if (!is_empty(a) && (a.query.data == nullptr || a.output == nullptr)) {
     return fail(QFA_INVALID_ARGUMENT, "%s is null", a.output == nullptr ? "output" : "query.data");
   }
   if (a.key_length > 0 && (a.key.data == nullptr || a.value.data == nullptr)) {
     return fail(QFA_INVALID_ARGUMENT, "%s is null and T is %" PRId64,
                 a.key.data == nullptr ? "key.data" : "value.data", a.key_length);
+  }
+  if (a.past_length > 0 && (a.past_key.data == nullptr || a.past_value.data == nullptr)) {
+    return fail(QFA_INVALID_ARGUMENT, "%s is null and P is %" PRId64,
+                a.past_key.data == nullptr ? "past_key.data" : "past_value.data", a.past_length);
   }
   return check_aliasing(a);
 }
@@ -145,11 +201,18 @@ bool is_empty(const qfa_attention& a) {
   return a.batch == 0 || a.heads == 0 || a.query_length == 0;
 }
 
+bool is_idle(const qfa_attention& a) {
+  const bool wants_keys = a.present_key.data != nullptr || a.present_value.data != nullptr;
+  const bool has_keys =
+      a.batch != 0 && a.kv_heads != 0 && (a.past_length != 0 || a.key_length != 0);
+  return is_empty(a) && !(wants_keys && has_keys);
+}
+
 qfa_status validate(const qfa_attention* request, qfa_attention* checked) {
   qfa_status status = copy_request(request, checked);
   if (status == QFA_OK) status = check_extents(*checked);
   if (status == QFA_OK) status = check_values(*checked);
-  if (status == QFA_OK && !is_empty(*checked)) status = check_pointers(*checked);
+  if (status == QFA_OK && !is_idle(*checked)) status = check_pointers(*checked);
   return status;
 }
 

@@ -57,6 +57,7 @@ struct SoftmaxBlock {
 // row[i] = float(source[i]) - mean[i]; mean may be null. source and mean may be unaligned.
 using load_float_row_fn = void(const void* source, const float* mean, int64_t count, float* row);
 using load_half_row_fn = void(const void* source, const float* mean, int64_t count, float* row);
+using load_bfloat_row_fn = void(const void* source, const float* mean, int64_t count, float* row);
 
 // Unnormalised Walsh-Hadamard transform of each run of `block` values, block a power of two in
 // 8..count. Butterflies of distance 1, 2, 4, ... in this order: (a, b) -> (a + b, a - b).
@@ -113,8 +114,9 @@ using accumulate_fn = void(const int8_t* values, int64_t channels, const uint8_t
 using finish_rows_fn = void(const float* output, int64_t channels, const float* factor, int vectors,
                             float* rows);
 
-// target[i] = half(row[i]), round to nearest even. target may be unaligned.
+// target[i] = half(row[i]) or bfloat16(row[i]), round to nearest even. target may be unaligned.
 using store_half_row_fn = void(const float* row, int64_t count, void* target);
+using store_bfloat_row_fn = void(const float* row, int64_t count, void* target);
 
 // Called by each worker before its first and after its last kernel: state of the processor.
 using begin_work_fn = void();
@@ -125,6 +127,7 @@ inline constexpr float kSmallestScale = 0x1p-100f;
 #define QFA_FOR_EACH_KERNEL_KIND(X) \
   X(load_float_row)                 \
   X(load_half_row)                  \
+  X(load_bfloat_row)                \
   X(rotate_row)                     \
   X(quantize_row)                   \
   X(transpose_codes)                \
@@ -134,6 +137,7 @@ inline constexpr float kSmallestScale = 0x1p-100f;
   X(accumulate)                     \
   X(finish_rows)                    \
   X(store_half_row)                 \
+  X(store_bfloat_row)               \
   X(begin_work)                     \
   X(end_work)
 

@@ -82,6 +82,17 @@ void check_choice(const char* name, const std::string& value, std::string_view c
 void check_choice(const char*, int64_t, std::string_view) {}
 void check_choice(const char*, float, std::string_view) {}
 
+void check_flag(const char* name, int64_t value) {
+  if (value == 0 || value == 1) return;
+  reject("attribute " + std::string(name) + " is " + std::to_string(value) + "; it must be 0 or 1");
+}
+
+void check_window(const char* name, int64_t value) {
+  if (value >= -1) return;
+  reject("attribute " + std::string(name) + " is " + std::to_string(value) +
+         "; it must be at least 0, or -1 for no limit");
+}
+
 void validate(const Attributes& attributes) {
   const std::string heads = std::to_string(attributes.num_heads);
   const std::string kv_heads = std::to_string(attributes.kv_num_heads);
@@ -98,9 +109,18 @@ void validate(const Attributes& attributes) {
     reject("attribute scale is " + std::to_string(attributes.scale) +
            "; it must be finite (usually 1 / sqrt(D))");
   }
-  if (attributes.is_causal != 0 && attributes.is_causal != 1) {
-    reject("attribute is_causal is " + std::to_string(attributes.is_causal) +
-           "; it must be 0 or 1");
+  check_flag("is_causal", attributes.is_causal);
+  check_flag("queries_at_end", attributes.queries_at_end);
+  check_window("left_window", attributes.left_window);
+  check_window("right_window", attributes.right_window);
+  if (!(std::isfinite(attributes.softcap) && attributes.softcap >= 0.0f)) {
+    reject("attribute softcap is " + std::to_string(attributes.softcap) +
+           "; it must be finite and not negative, 0 is off");
+  }
+  if (attributes.compute_format == "float" && attributes.scale_mode == "static") {
+    reject(
+        "compute_format is \"float\" and scale_mode is \"static\", but nothing is quantized in "
+        "float; use scale_mode \"dynamic\"");
   }
 }
 
@@ -128,6 +148,17 @@ bool has_input(const OrtApi& api, const OrtKernelInfo* info, size_t index) {
     return api.KernelInfo_GetInputName(info, index, text, size);
   };
   return read_text(api, input, &name) && !name.empty();
+}
+
+bool has_output(const OrtApi& api, const OrtKernelInfo* info, size_t index) {
+  size_t count = 0;
+  check(api, api.KernelInfo_GetOutputCount(info, &count));
+  if (index >= count) return false;
+  std::string name;
+  const auto output = [&](char* text, size_t* size) {
+    return api.KernelInfo_GetOutputName(info, index, text, size);
+  };
+  return read_text(api, output, &name) && !name.empty();
 }
 
 Attributes read_attributes(const OrtApi& api, const OrtKernelInfo* info) {

@@ -15,6 +15,9 @@ std::string node_label(const OrtApi& api, const OrtKernelInfo* info);
 // True if the node has this input (optional inputs may be left out at the end or in the middle).
 bool has_input(const OrtApi& api, const OrtKernelInfo* info, size_t index);
 
+// The same of outputs.
+bool has_output(const OrtApi& api, const OrtKernelInfo* info, size_t index);
+
 // Throws Failure that names the attribute, its value and what is allowed. Messages do not name the
 // node.
 Attributes read_attributes(const OrtApi& api, const OrtKernelInfo* info);

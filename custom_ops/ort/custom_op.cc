@@ -1,13 +1,10 @@
 #include "ort/custom_op.h"
 
-#include <atomic>
 #include <bit>
-#include <chrono>
-#include <memory>
-#include <string>
 
 #include "ort/kernel.h"
 #include "ort/opspec.h"
+#include "ort/shape_inference.h"
 #include "ort/status.h"
 
 namespace qfa::ort {
@@ -39,57 +36,13 @@ OrtStatus* compute_kernel(void* opaque, OrtKernelContext* context) {
 
 void destroy_kernel(void* opaque) { delete static_cast<Kernel*>(opaque); }
 
-// One input as shape inference knows it; an unknown extent is -1 with a name that may be empty.
-struct KnownShape {
-  KnownShape(const OrtApi& api, const OrtShapeInferContext* context, InputIndex input) {
-    OrtTensorTypeAndShapeInfo* info = nullptr;  // owned by the context
-    check(api, api.ShapeInferContext_GetInputTypeShape(context, input, &info));
-    check(api, api.GetTensorElementType(info, &type));
-    size_t rank = 0;
-    check(api, api.GetDimensionsCount(info, &rank));
-    if (rank != 4) return;
-    check(api, api.GetDimensions(info, extents, 4));
-    check(api, api.GetSymbolicDimensions(info, names, 4));
-  }
-
-  OrtElementType type = kType_undefined;
-  int64_t extents[4] = {-1, -1, -1, -1};
-  const char* names[4] = {"", "", "", ""};
-};
-
-// Gives a name of its own to an extent that has neither number nor name: the runtime would take it
-// for the number -1, and one name for two of them for a promise that they are equal. The runtime
-// may save the names with a model and load them again, so numbers start at the time.
-void name_if_open(int64_t extent, const char** name, std::string* storage) {
-  if (extent >= 0 || **name != '\0') return;
-  static std::atomic<int64_t> count{std::chrono::system_clock::now().time_since_epoch() /
-                                    std::chrono::nanoseconds(1)};
-  *storage = "qfa_open_" + std::to_string(count.fetch_add(1));
-  *name = storage->c_str();
+OrtCharacteristic output_characteristic(const OrtCustomOp*, size_t index) {
+  return kOutputs[index].required ? kRequired : kOptional;
 }
 
-// (B, H, S, D) and (B, Hkv, T, Dv) give (B, H, S, Dv). What does not fit is left to compute, which
-// names the node.
-OrtStatus* infer_output(const OrtCustomOp* op, OrtShapeInferContext* context) {
+OrtStatus* infer(const OrtCustomOp* op, OrtShapeInferContext* context) {
   const OrtApi& api = self(op).api;
-  return guarded(api, [&] {
-    KnownShape output(api, context, kInput_query);
-    const KnownShape value(api, context, kInput_value);
-    output.extents[3] = value.extents[3];
-    output.names[3] = value.names[3];
-    std::string storage[4];
-    for (int axis = 0; axis < 4; ++axis) {
-      name_if_open(output.extents[axis], &output.names[axis], &storage[axis]);
-    }
-    OrtTensorTypeAndShapeInfo* raw = nullptr;
-    check(api, api.CreateTensorTypeAndShapeInfo(&raw));
-    const std::unique_ptr<OrtTensorTypeAndShapeInfo, void (*)(OrtTensorTypeAndShapeInfo*)> info(
-        raw, api.ReleaseTensorTypeAndShapeInfo);
-    check(api, api.SetTensorElementType(raw, output.type));
-    check(api, api.SetDimensions(raw, output.extents, 4));
-    check(api, api.SetSymbolicDimensions(raw, output.names, 4));
-    check(api, api.ShapeInferContext_SetOutputTypeShape(context, 0, raw));
-  });
+  return guarded(api, [&] { infer_shapes(api, context); });
 }
 
 }  // namespace
@@ -102,9 +55,9 @@ CustomOp::CustomOp(const OrtSlot* table) : OrtCustomOp{}, api(table) {
   GetInputType = input_type;
   GetInputCharacteristic = input_characteristic;
   GetInputMemoryType = [](const OrtCustomOp*, size_t) { return OrtMemTypeDefault; };
-  GetOutputTypeCount = [](const OrtCustomOp*) -> size_t { return 1; };
+  GetOutputTypeCount = [](const OrtCustomOp*) -> size_t { return kOutputCount; };
   GetOutputType = [](const OrtCustomOp*, size_t) { return kType_undefined; };
-  GetOutputCharacteristic = [](const OrtCustomOp*, size_t) { return kRequired; };
+  GetOutputCharacteristic = output_characteristic;
   GetVariadicInputMinArity = [](const OrtCustomOp*) { return 0; };
   GetVariadicInputHomogeneity = [](const OrtCustomOp*) { return 0; };
   GetVariadicOutputMinArity = [](const OrtCustomOp*) { return 0; };
@@ -112,7 +65,7 @@ CustomOp::CustomOp(const OrtSlot* table) : OrtCustomOp{}, api(table) {
   CreateKernelV2 = create_kernel;
   KernelComputeV2 = compute_kernel;
   KernelDestroy = destroy_kernel;
-  InferOutputShapeFn = infer_output;
+  InferOutputShapeFn = infer;
   GetStartVersion = [](const OrtCustomOp*) { return kDomainVersion; };
   GetEndVersion = [](const OrtCustomOp*) { return kDomainVersion; };
 }

@@ -1,8 +1,7 @@
 #include "ort/kernel.h"
 
-#include <cmath>
-
 #include "ort/attributes.h"
+#include "ort/request.h"
 #include "ort/session_resources.h"
 #include "ort/status.h"
 
@@ -11,43 +10,33 @@ namespace {
 
 [[noreturn]] void reject(const std::string& text) { throw Failure(ORT_INVALID_ARGUMENT, text); }
 
-std::string with_shape(InputIndex input, const TensorView& view) {
-  return std::string(kInputs[input].name) + " " + kInputs[input].shape + " = " + view.shape();
-}
-
-// Static scales: how many there are, after checking count and values.
-int64_t scale_count(InputIndex input, const TensorView& view, int64_t heads) {
-  const int64_t count = view.count();
-  if (view.rank > 1 || (count != 1 && count != heads)) {
-    reject(std::string(kInputs[input].name) + " has shape " + view.shape() + "; expected () or (" +
-           std::to_string(heads) + ",), one step or one per head");
+const char* name_of(OrtElementType type) {
+  switch (type) {
+    case kType_float:
+      return "float";
+    case kType_float16:
+      return "float16";
+    case kType_bfloat16:
+      return "bfloat16";
+    case kType_bool:
+      return "bool";
+    case kType_int64:
+      return "int64";
+    case kType_undefined:
+      break;
   }
-  const auto* scales = static_cast<const float*>(view.data);
-  for (int64_t index = 0; index < count; ++index) {
-    if (!(std::isfinite(scales[index]) && scales[index] > 0.0f)) {
-      reject(std::string(kInputs[input].name) + " holds " + std::to_string(scales[index]) + " at " +
-             std::to_string(index) + "; a scale must be finite and above zero");
-    }
+  return "another type";
+}
+
+// "float (1), float16 (10)"
+std::string list_types(uint32_t types) {
+  std::string text;
+  for (int type = 0; type < 32; ++type) {
+    if ((types >> type & 1u) == 0) continue;
+    text += (text.empty() ? "" : ", ") + std::string(name_of(static_cast<OrtElementType>(type))) +
+            " (" + std::to_string(type) + ")";
   }
-  return count;
-}
-
-// A mask that is one true, and a bias or mean that is one zero, change nothing and must cost
-// nothing.
-bool is_neutral_mask(const TensorView& view) {
-  return !view.present || (view.count() == 1 && *static_cast<const uint8_t*>(view.data) != 0);
-}
-
-bool is_single_zero(const TensorView& view, OrtElementType type) {
-  if (view.count() != 1) return false;
-  if (type == kType_float16) return (*static_cast<const uint16_t*>(view.data) & 0x7fff) == 0;
-  return *static_cast<const float*>(view.data) == 0.0f;
-}
-
-qfa_tensor dense(const TensorView& view, OrtElementType type) {
-  const int64_t row = view.extents[3];
-  const int64_t head = view.extents[2] * row;
-  return {view.data, to_dtype(type), view.extents[1] * head, head, row};
+  return text;
 }
 
 }  // namespace
@@ -59,7 +48,10 @@ Kernel::Kernel(const OrtApi& api, const OrtKernelInfo* info)
   in_context(place_, [&] {
     attributes_ = read_attributes(api, info);
     read_types(info);
-    if (is_static()) validate_static_scales(info);
+    for (size_t index = 0; index < kOutputCount; ++index) {
+      wants_[index] = has_output(api, info, index);
+    }
+    if (attributes_.scale_mode == "static") validate_static_scales(info);
     const char* message = nullptr;
     if (qfa_default_isa(&isa_, &message) != QFA_OK) throw Failure(ORT_NOT_IMPLEMENTED, message);
     OrtMemoryInfo* memory = nullptr;
@@ -84,13 +76,21 @@ void Kernel::read_types(const OrtKernelInfo* info) {
     check(api_, api_.GetTensorElementType(tensor, &types_[index]));
     if ((spec.types >> types_[index] & 1u) == 0) {
       reject("input " + std::string(spec.name) + " has element type " +
-             std::to_string(types_[index]) +
-             " (ONNX numbering); allowed are float (1) and float16 (10) for tensors, bool (9) for "
-             "attn_mask; insert a Cast before the node");
+             std::to_string(types_[index]) + " (ONNX numbering); allowed are " +
+             list_types(spec.types) + "; insert a Cast before the node");
     }
   }
   if (types_[kInput_key] != types_[kInput_query] || types_[kInput_value] != types_[kInput_query]) {
     reject("query, key and value must have one element type; insert a Cast before the node");
+  }
+  if (has_input(api_, info, kInput_past_key) != has_input(api_, info, kInput_past_value)) {
+    reject("only one of past_key and past_value is given; give both or neither");
+  }
+  if (has_input(api_, info, kInput_past_key) && (types_[kInput_past_key] != types_[kInput_key] ||
+                                                 types_[kInput_past_value] != types_[kInput_key])) {
+    reject(
+        "past_key and past_value must have the element type of key and value; insert a Cast before "
+        "the node");
   }
 }
 
@@ -115,100 +115,51 @@ void Kernel::compute(OrtKernelContext* context) const {
   in_context(place_, [&] {
     size_t count = 0;
     check(api_, api_.KernelContext_GetInputCount(context, &count));
-    Views views;
+    Inputs inputs;
+    inputs.types = types_;
     for (size_t index = 0; index < count && index < kInputCount; ++index) {
       const OrtValue* value = nullptr;
       check(api_, api_.KernelContext_GetInput(context, index, &value));
-      views[index] = view_tensor(api_, value);
+      inputs.views[index] = view_tensor(api_, value);
     }
-    qfa_attention attention{};
-    describe(views, &attention);
-
-    const int64_t extents[4] = {attention.batch, attention.heads, attention.query_length,
-                                attention.v_channels};
-    OrtValue* output = nullptr;
-    check(api_, api_.KernelContext_GetOutput(context, 0, extents, 4, &output));
-    check(api_, api_.GetTensorMutableData(output, &attention.output));
-    attention.output_row_stride = attention.v_channels;
-    attention.output_head_stride = attention.query_length * attention.output_row_stride;
-    attention.output_batch_stride = attention.heads * attention.output_head_stride;
+    qfa_attention attention = make_request(attributes_, inputs);
+    add_outputs(context, inputs.views[kInput_query].rank, &attention);
     run(context, attention);
   });
 }
 
-// Checks that all extents fit together and fills everything but the output.
-void Kernel::describe(const Views& views, qfa_attention* attention) const {
-  const TensorView& query = views[kInput_query];
-  const TensorView& key = views[kInput_key];
-  const TensorView& value = views[kInput_value];
-  for (const InputIndex input : {kInput_query, kInput_key, kInput_value}) {
-    if (views[input].rank != 4) reject(with_shape(input, views[input]) + " must have rank 4");
-  }
-  if (query.extents[1] != attributes_.num_heads) {
-    reject(with_shape(kInput_query, query) + " has another number of heads than num_heads, H = " +
-           std::to_string(attributes_.num_heads));
-  }
-  for (const InputIndex input : {kInput_key, kInput_value}) {
-    if (views[input].extents[1] != attributes_.kv_num_heads) {
-      reject(with_shape(input, views[input]) +
-             " has another number of heads than kv_num_heads, Hkv = " +
-             std::to_string(attributes_.kv_num_heads));
-    }
-    if (views[input].extents[0] != query.extents[0]) {
-      reject(with_shape(input, views[input]) + " and " + with_shape(kInput_query, query) +
-             " differ in the batch B");
-    }
-  }
-  if (key.extents[3] != query.extents[3]) {
-    reject(with_shape(kInput_query, query) + " and " + with_shape(kInput_key, key) +
-           " differ in the channels D");
-  }
-  if (value.extents[2] != key.extents[2]) {
-    reject(with_shape(kInput_key, key) + " and " + with_shape(kInput_value, value) +
-           " differ in the length T");
-  }
+void* Kernel::allocate(OrtKernelContext* context, OutputIndex output,
+                       std::initializer_list<int64_t> extents) const {
+  OrtValue* value = nullptr;
+  void* data = nullptr;
+  check(api_,
+        api_.KernelContext_GetOutput(context, output, extents.begin(), extents.size(), &value));
+  check(api_, api_.GetTensorMutableData(value, &data));
+  return data;
+}
 
-  attention->struct_size = sizeof(*attention);
-  attention->batch = query.extents[0];
-  attention->heads = attributes_.num_heads;
-  attention->kv_heads = attributes_.kv_num_heads;
-  attention->query_length = query.extents[2];
-  attention->key_length = key.extents[2];
-  attention->qk_channels = query.extents[3];
-  attention->v_channels = value.extents[3];
-  attention->query = dense(query, types_[kInput_query]);
-  attention->key = dense(key, types_[kInput_key]);
-  attention->value = dense(value, types_[kInput_value]);
-  attention->scale = attributes_.scale;
-  attention->is_causal = static_cast<int32_t>(attributes_.is_causal);
-  attention->rotation = attributes_.rotate == "hadamard" ? QFA_ROTATE_HADAMARD : QFA_ROTATE_NONE;
+// The output has the layout of the query.
+void Kernel::add_outputs(OrtKernelContext* context, size_t query_rank, qfa_attention* a) const {
+  const int64_t rows = a->query_length, channels = a->v_channels, width = a->heads * channels;
+  if (query_rank == 3) {
+    a->output = allocate(context, kOutput_output, {a->batch, rows, width});
+    a->output_row_stride = width;
+    a->output_head_stride = channels;
+  } else {
+    a->output = allocate(context, kOutput_output, {a->batch, a->heads, rows, channels});
+    a->output_row_stride = channels;
+    a->output_head_stride = rows * channels;
+  }
+  a->output_batch_stride = rows * width;
 
-  const int64_t scores[4] = {attention->batch, attention->heads, attention->query_length,
-                             attention->key_length};
-  const TensorView& mask = views[kInput_attn_mask];
-  if (!is_neutral_mask(mask)) attention->mask = broadcast("attn_mask", mask, scores);
-  const TensorView& bias = views[kInput_attn_bias];
-  if (bias.present && !is_single_zero(bias, types_[kInput_attn_bias])) {
-    attention->bias = broadcast("attn_bias", bias, scores);
-    attention->bias_dtype = to_dtype(types_[kInput_attn_bias]);
-  }
-  const TensorView& mean = views[kInput_k_mean];
-  if (mean.present && !is_single_zero(mean, kType_float)) {
-    if (mean.rank != 2 || mean.extents[0] != attention->kv_heads ||
-        mean.extents[1] != attention->qk_channels) {
-      reject(with_shape(kInput_k_mean, mean) + " does not fit " + with_shape(kInput_key, key));
-    }
-    attention->k_mean = static_cast<const float*>(mean.data);
-  }
-  if (is_static()) {
-    const auto fill = [&](InputIndex input, int64_t heads, const float** data, int64_t* count) {
-      *count = scale_count(input, views[input], heads);
-      *data = static_cast<const float*>(views[input].data);
-    };
-    fill(kInput_q_scale, attention->heads, &attention->q_scale, &attention->q_scale_count);
-    fill(kInput_k_scale, attention->kv_heads, &attention->k_scale, &attention->k_scale_count);
-    fill(kInput_v_scale, attention->kv_heads, &attention->v_scale, &attention->v_scale_count);
-  }
+  const int64_t keys = a->past_length + a->key_length;
+  const auto present = [&](OutputIndex output, int64_t extent) {
+    if (!wants_[output]) return qfa_target{};
+    void* data = allocate(context, output, {a->batch, a->kv_heads, keys, extent});
+    return qfa_target{data, a->kv_heads * keys * extent, keys * extent, extent};
+  };
+  a->present_key = present(kOutput_present_key, a->qk_channels);
+  a->present_value = present(kOutput_present_value, a->v_channels);
 }
 
 void Kernel::run(OrtKernelContext* context, const qfa_attention& attention) const {

@@ -30,12 +30,29 @@ enum InputIndex : size_t {
   kInputCount
 };
 
+#define QFA_OUTPUT(index, name, required, shape) kOutput_##name = index,
+enum OutputIndex : size_t {
+#include "ort/opspec.inc"
+  kOutputCount
+};
+
 #define QFA_TYPE(name) (1u << kType_##name)
 #define QFA_INPUT(index, name, types, required, shape) {#name, types, required, shape},
 inline constexpr InputSpec kInputs[] = {
 #include "ort/opspec.inc"
 };
 #undef QFA_TYPE
+
+struct OutputSpec {
+  const char* name;
+  bool required;
+  const char* shape;
+};
+
+#define QFA_OUTPUT(index, name, required, shape) {#name, required, shape},
+inline constexpr OutputSpec kOutputs[] = {
+#include "ort/opspec.inc"
+};
 
 #define QFA_KIND_int int64_t
 #define QFA_KIND_float float

@@ -26,6 +26,7 @@ struct OrtCustomOpDomain;
 struct OrtKernelInfo;
 struct OrtKernelContext;
 struct OrtShapeInferContext;
+struct OrtOpAttr;
 
 enum OrtErrorCode : int {
   ORT_FAIL = 1,
@@ -41,9 +42,12 @@ enum OrtCharacteristic : int { kRequired = 0, kOptional = 1 };
 enum OrtElementType : int {
   kType_undefined = 0,
   kType_float = 1,
+  kType_int64 = 7,
   kType_bool = 9,
-  kType_float16 = 10
+  kType_float16 = 10,
+  kType_bfloat16 = 16
 };
+enum OrtOpAttrType : int { ORT_OP_ATTR_INT = 1 };
 
 using OrtSlot = void (*)();
 

@@ -65,6 +65,10 @@ static_assert(::INPUT_OUTPUT_OPTIONAL == static_cast<int>(qfa::ort::kOptional));
 static_assert(::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT == static_cast<int>(qfa::ort::kType_float));
 static_assert(::ONNX_TENSOR_ELEMENT_DATA_TYPE_BOOL == static_cast<int>(qfa::ort::kType_bool));
 static_assert(::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16 == static_cast<int>(qfa::ort::kType_float16));
+static_assert(::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64 == static_cast<int>(qfa::ort::kType_int64));
+static_assert(::ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16 ==
+              static_cast<int>(qfa::ort::kType_bfloat16));
+static_assert(::ORT_OP_ATTR_INT == static_cast<int>(qfa::ort::ORT_OP_ATTR_INT));
 
 }  // namespace
 #endif

@@ -46,6 +46,7 @@ TensorView view_tensor(const OrtApi& api, const OrtValue* value) {
 }
 
 qfa_dtype to_dtype(OrtElementType type) {
+  if (type == kType_bfloat16) return QFA_BFLOAT16;
   return type == kType_float16 ? QFA_FLOAT16 : QFA_FLOAT32;
 }
 

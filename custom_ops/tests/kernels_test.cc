@@ -76,6 +76,10 @@ void test_kernel_load_half_row(load_half_row_fn* kernel, const char* name) {
   test_load_row(kernel, load_half_row_scalar, 2, name);
 }
 
+void test_kernel_load_bfloat_row(load_bfloat_row_fn* kernel, const char* name) {
+  test_load_row(kernel, load_bfloat_row_scalar, 2, name);
+}
+
 void test_kernel_rotate_row(rotate_row_fn* kernel, const char* name) {
   Random random(2);
   for (const int64_t count : {8, 16, 24, 32, 40, 64, 80, 96, 128, 192, 256, 1024}) {
@@ -214,7 +218,7 @@ void test_kernel_finish_rows(finish_rows_fn* kernel, const char* name) {
   }
 }
 
-void test_kernel_store_half_row(store_half_row_fn* kernel, const char* name) {
+void test_store_row(store_half_row_fn* kernel, store_half_row_fn* scalar, const char* name) {
   Random random(8);
   for (const int64_t count : kCounts) {
     Guarded row(static_cast<size_t>(4 * count));
@@ -224,9 +228,25 @@ void test_kernel_store_half_row(store_half_row_fn* kernel, const char* name) {
       row.as<float>()[i] = random.normal() * magnitude;
     }
     kernel(row.as<float>(), count, got.data() + 1);
-    store_half_row_scalar(row.as<float>(), count, expected.data() + 1);
+    scalar(row.as<float>(), count, expected.data() + 1);
     CHECK_THAT(memcmp(got.data(), expected.data(), got.size()) == 0, "%s count %d", name,
                static_cast<int>(count));
+  }
+}
+
+void test_kernel_store_half_row(store_half_row_fn* kernel, const char* name) {
+  test_store_row(kernel, store_half_row_scalar, name);
+}
+
+void test_kernel_store_bfloat_row(store_bfloat_row_fn* kernel, const char* name) {
+  test_store_row(kernel, store_bfloat_row_scalar, name);
+  for (const float value : {NAN, -NAN, INFINITY, -INFINITY, 3.4028235e38f, 1e-40f}) {
+    const float row[3] = {value, -value, 1.00390625f};  // the last lies between two bfloats
+    uint16_t got[3], expected[3];
+    kernel(row, 3, got);
+    store_bfloat_row_scalar(row, 3, expected);
+    CHECK_THAT(memcmp(got, expected, sizeof(got)) == 0, "%s %g", name, static_cast<double>(value));
+    CHECK(got[2] == 0x3f80);
   }
 }
 

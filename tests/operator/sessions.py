@@ -28,6 +28,10 @@ VALID = {
     "scale_mode": "dynamic",
     "rotate": "none",
     "schema_version": opspec.SCHEMA_VERSION,
+    "softcap": 0.0,
+    "queries_at_end": 0,
+    "left_window": -1,
+    "right_window": -1,
 }
 """Attributes that go with `qkv()`."""
 
@@ -60,6 +64,7 @@ def one_node(
     constant: Sequence[str] = (),
     name: str = "attention_7",
     functions: Sequence[FunctionProto] = (),
+    outputs: Sequence[str] = ("output",),
 ) -> ModelProto:
     """Returns a model of one operator whose inputs have open sizes.
 
@@ -69,6 +74,7 @@ def one_node(
         constant: Inputs that become initializers.
         name: Of the node.
         functions: Model-local functions.
+        outputs: Of the node, in the order of the schema, "" for one that is left out.
     """
     names = [spec.name if spec.name in inputs else "" for spec in opspec.INPUTS]
     while not names[-1]:
@@ -76,7 +82,7 @@ def one_node(
     node = helper.make_node(
         opspec.OP_TYPE,
         names,
-        ["output"],
+        outputs,
         name=name,
         domain=opspec.DOMAIN,
         **(VALID if attributes is None else attributes),
@@ -95,7 +101,7 @@ def one_node(
         [node],
         "one_node",
         [_value(key, array) for key, array in inputs.items() if key not in constant],
-        [_value("output", inputs["query"])],
+        [_value(key, inputs["query"]) for key in outputs if key],
         initializers,
     )
     return helper.make_model(

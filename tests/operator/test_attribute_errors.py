@@ -29,8 +29,15 @@ def failure(attributes: dict[str, Any], **more: Any) -> str:
         ({"compute_format": "int3"}, ['compute_format is "int3"', "int8"]),
         ({"scale_mode": "eager"}, ['scale_mode is "eager"', "dynamic, static"]),
         ({"rotate": "spin"}, ['rotate is "spin"', "none, hadamard"]),
-        ({"schema_version": 2}, ["schema_version is 2", "versions 1 to 1", "install"]),
+        ({"schema_version": 3}, ["schema_version is 3", "versions 1 to 2", "install"]),
         ({"schema_version": 0}, ["schema_version is 0"]),
+        ({"softcap": -1.0}, ["softcap is -1", "0 is off"]),
+        ({"softcap": float("nan")}, ["softcap is nan", "finite"]),
+        ({"softcap": 1}, ["softcap", "another type", "float"]),
+        ({"queries_at_end": 2}, ["queries_at_end is 2", "0 or 1"]),
+        ({"left_window": -2}, ["left_window is -2", "-1 for no limit"]),
+        ({"right_window": -7}, ["right_window is -7", "-1 for no limit"]),
+        ({"compute_format": "float", "scale_mode": "static"}, ["float", "static", "dynamic"]),
         ({"num_heads": 4.0}, ["num_heads", "another type", "int"]),
         ({"rotate": 1}, ["rotate", "another type", "string"]),
     ],
@@ -96,6 +103,22 @@ def test_element_types(dtype: Any) -> None:
     text = failure(VALID, inputs=qkv(dtype=dtype))
     assert "query" in text
     assert "Cast" in text
+
+
+def test_a_past_of_another_type() -> None:
+    past = qkv(dtype=np.float16)
+    inputs = {"past_key": past["key"], "past_value": past["value"]}
+    assert "type of key and value" in failure(VALID, inputs=inputs)
+
+
+def test_half_a_past() -> None:
+    assert "only one of past_key" in failure(VALID, inputs={"past_key": qkv()["key"]})
+
+
+def test_lengths_are_int64() -> None:
+    text = failure(VALID, inputs={"kv_length": np.array([3], np.int32)})
+    assert "kv_length" in text
+    assert "int32" in text
 
 
 def test_mixed_element_types() -> None:

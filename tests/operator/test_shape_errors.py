@@ -17,7 +17,22 @@ Shape = tuple[int, ...]
         ({"key": (1, 2, 7, 8)}, ["(1, 4, 5, 16)", "(1, 2, 7, 8)", "channels D"]),
         ({"value": (1, 2, 6, 16)}, ["(1, 2, 7, 16)", "(1, 2, 6, 16)", "length T"]),
         ({"key": (3, 2, 7, 16)}, ["(1, 4, 5, 16)", "(3, 2, 7, 16)", "batch B"]),
-        ({"query": (4, 5, 16)}, ["query (B, H, S, D) = (4, 5, 16)", "rank 4"]),
+        ({"query": (5, 16)}, ["query (B, H, S, D) or (B, S, H * D) = (5, 16)", "rank 3 or 4"]),
+        (
+            {"query": (1, 5, 63)},
+            ["query (B, S, H * D) = (1, 5, 63)", "multiple of num_heads, H = 4"],
+        ),
+        ({"query": (1, 5, 32)}, ["(1, 5, 32)", "(1, 2, 7, 16)", "channels D"]),
+        ({"key": (1, 6, 32)}, ["(1, 6, 32)", "(1, 2, 7, 16)", "length T"]),
+        ({"sink": (3,)}, ["sink (H) = (3)", "H = 4", "(1, 4, 5, 16)"]),
+        ({"sink": (1, 4)}, ["sink (H) = (1, 4)", "H = 4"]),
+        ({"kv_length": (2,)}, ["kv_length (B) = (2)", "B = 1", "(1, 4, 5, 16)"]),
+        (
+            {"past_key": (1, 2, 3, 8), "past_value": (1, 2, 3, 16)},
+            ["(1, 2, 3, 8)", "(1, 2, 7, 16)"],
+        ),
+        ({"past_key": (1, 2, 3, 16), "past_value": (1, 2, 4, 16)}, ["(1, 2, 4, 16)", "length P"]),
+        ({"past_key": (1, 3, 16), "past_value": (1, 3, 16)}, ["(1, 3, 16)", "(1, 2, 7, 16)"]),
         ({"query": (1,) * 9}, ["rank 9"]),
         ({"attn_mask": (1, 1, 1, 4)}, ["attn_mask", "(1, 1, 1, 4)", "(1, 4, 5, 7)"]),
         ({"attn_mask": (1, 1, 1, 1, 7)}, ["(1, 1, 1, 1, 7)", "(1, 4, 5, 7)"]),
@@ -28,7 +43,8 @@ Shape = tuple[int, ...]
 def test_shapes(shapes: dict[str, Shape], parts: list[str]) -> None:
     inputs: dict[str, Array] = qkv()
     for name, shape in shapes.items():
-        inputs[name] = np.ones(shape, np.bool_ if name == "attn_mask" else np.float32)
+        types = {"attn_mask": np.bool_, "kv_length": np.int64}
+        inputs[name] = np.ones(shape, types.get(name, np.float32))
     session = open_session(one_node(inputs))
     with pytest.raises(Exception, match="node 'attention_7'") as caught:
         session.run(None, inputs)

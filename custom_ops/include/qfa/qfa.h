@@ -1,12 +1,12 @@
-/* C interface of the kernel library: quantized flash attention on plain pointers.
+/* C interface of the kernel library: flash attention, quantized or in float32, on plain pointers.
  *
  * No ONNX Runtime type appears here, so that sanitizers, fuzzers, emulators and other runtimes call
  * the very code that the custom operator runs. docs/operator.md is the authority on the
  * mathematics.
  *
  * Shape letters: B batch, H query heads, Hkv key/value heads (H % Hkv == 0, query head h reads
- * key/value head h / (H / Hkv)), S query length, T key length, D query/key channels, Dv value
- * channels.
+ * key/value head h / (H / Hkv)), S query length, T key length, P past length (keys in front of the
+ * T ones), D query/key channels, Dv value channels.
  */
 #ifndef QFA_QFA_H_
 #define QFA_QFA_H_
@@ -32,7 +32,7 @@ extern "C" {
 #endif
 
 /* Raised whenever a field or a function is added; fields are only ever appended. */
-#define QFA_ABI_VERSION 1
+#define QFA_ABI_VERSION 2
 
 /* Keys that share one maximum when P is quantized. Part of the numeric contract: one value on every
  * CPU. */
@@ -46,7 +46,12 @@ typedef QFA_ENUM(qfa_status) {
   QFA_UNSUPPORTED_ISA = 4   /* the instruction set that was asked for is not usable here */
 } qfa_status;
 
-typedef QFA_ENUM(qfa_dtype) { QFA_FLOAT32 = 0, QFA_FLOAT16 = 1 } qfa_dtype;
+typedef QFA_ENUM(qfa_dtype) { QFA_FLOAT32 = 0, QFA_FLOAT16 = 1, QFA_BFLOAT16 = 2 } qfa_dtype;
+
+typedef QFA_ENUM(qfa_compute) {
+  QFA_COMPUTE_INT8 = 0, /* both products on int8 codes */
+  QFA_COMPUTE_FLOAT = 1 /* both products in float32; nothing is quantized */
+} qfa_compute;
 
 typedef QFA_ENUM(qfa_isa) {
   QFA_ISA_AUTO = 0, /* the best that is usable here, or QFA_ISA from the environment */
@@ -71,8 +76,16 @@ typedef struct qfa_tensor {
   int64_t row_stride;
 } qfa_tensor;
 
-/* A mask or bias broadcast to (B, H, S, T). Strides count elements; a stride of 0 broadcasts that
- * axis. */
+/* A tensor of the same kind that is written; data null: not wanted. */
+typedef struct qfa_target {
+  void* data;
+  int64_t batch_stride;
+  int64_t head_stride;
+  int64_t row_stride;
+} qfa_target;
+
+/* A mask or bias broadcast to (B, H, S, P + T). Strides count elements; a stride of 0 broadcasts
+ * that axis. */
 typedef struct qfa_mask {
   const void* data; /* null: absent */
   int64_t strides[4];
@@ -106,9 +119,9 @@ typedef struct qfa_attention {
   qfa_mask bias; /* added to the scores; a row whose every visible score is -inf gives zeros */
   qfa_dtype bias_dtype;
 
-  float scale;       /* multiplies Q K^T */
-  int32_t is_causal; /* query i sees keys j <= i + causal_offset */
-  int64_t causal_offset;
+  float scale;           /* multiplies Q K^T */
+  int32_t is_causal;     /* the query at position p sees keys j <= p; see queries_at_end */
+  int64_t causal_offset; /* added to the position of every query */
 
   /* Static scales (value per code step), or null for scales found per token. Count: 1 or one per
    * head. */
@@ -127,6 +140,34 @@ typedef struct qfa_attention {
    * an input is refused. No pointer of this struct needs any alignment. */
   void* output;
   int64_t output_batch_stride, output_head_stride, output_row_stride;
+
+  /* Since version 2. A request that ends here, or whose rest is zero, means what it meant. */
+
+  qfa_compute compute; /* float: no static scales and no rotation; k_mean has no effect */
+  float softcap;       /* c > 0: a scaled score s counts as c * tanh(s / c); 0: off */
+
+  /* Query i stands at p = i + causal_offset; with queries_at_end at
+   * p = i + causal_offset + (length of the keys) - S. */
+  int32_t queries_at_end;
+  int32_t has_left_window, has_right_window;
+  int32_t sink_per_head; /* 0: one sink for all heads */
+  int64_t left_window;   /* the query at p sees keys j >= p - left_window */
+  int64_t right_window;  /* the query at p sees keys j <= p + right_window */
+
+  /* null, or how many of the keys (past ones included) each batch has: values are clamped to
+   * 0..P + T, keys beyond are not seen. */
+  const int64_t* kv_length;
+  int64_t kv_length_count; /* 1 or B */
+
+  /* null, or the logit of one more key whose value is zero. It changes no row that sees no key. */
+  const void* sink;
+  qfa_dtype sink_dtype;
+
+  /* Keys and values in front of key and value, of their dtypes: (B, Hkv, P, D), (B, Hkv, P, Dv). */
+  int64_t past_length;
+  qfa_tensor past_key, past_value;
+  /* Where the joined keys and values are written: (B, Hkv, P + T, D), (B, Hkv, P + T, Dv). */
+  qfa_target present_key, present_value;
 } qfa_attention;
 
 /* Computes attention. Never throws, never aborts; on failure *message (when message is not null)

@@ -6,23 +6,10 @@
 
 #include "kernels/exp2.h"
 #include "kernels/kernels.h"
+#include "kernels/reference/exp2.h"
 
 namespace qfa {
 namespace {
-
-float exp2_of_nonpositive(float x) {
-  if (x < kExp2Floor) return 0.0f;
-  if (x != x) return x;
-  const float whole = nearbyintf(x);
-  const float f = x - whole;
-  float p = fmaf(kExp2C5, f, kExp2C4);
-  p = fmaf(p, f, kExp2C3);
-  p = fmaf(p, f, kExp2C2);
-  p = fmaf(p, f, kExp2C1);
-  p = fmaf(p, f, 1.0f);
-  const auto exponent = static_cast<uint32_t>(static_cast<int32_t>(whole)) << 23;
-  return std::bit_cast<float>(std::bit_cast<uint32_t>(p) + exponent);
-}
 
 float exponent_of(const SoftmaxBlock& b, int key, int lane) {
   const float t =

@@ -1,4 +1,5 @@
-// IEEE half precision in integer arithmetic, for processors without a conversion instruction.
+// IEEE half precision and bfloat16 in integer arithmetic, for processors without a conversion
+// instruction.
 #ifndef QFA_KERNELS_REFERENCE_HALF_H_
 #define QFA_KERNELS_REFERENCE_HALF_H_
 
@@ -45,6 +46,18 @@ inline uint16_t half_from_float(float value) {
   // A carry walks into the exponent, which is the correct rounding (up to infinity).
   if (rest > middle || (rest == middle && (result & 1u) != 0)) ++result;
   return static_cast<uint16_t>(sign | result);
+}
+
+// bfloat16 is the upper half of a float32.
+inline float float_from_bfloat(uint16_t bfloat) {
+  return std::bit_cast<float>(static_cast<uint32_t>(bfloat) << 16);
+}
+
+inline uint16_t bfloat_from_float(float value) {
+  const uint32_t bits = std::bit_cast<uint32_t>(value);
+  if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<uint16_t>((bits >> 16) | 0x40u);
+  // Half a step less one, and one more if the kept part is odd: to nearest, ties to even.
+  return static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
 }
 
 }  // namespace qfa

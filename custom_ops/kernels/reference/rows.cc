@@ -39,6 +39,12 @@ void load_half_row_scalar(const void* source, const float* mean, int64_t count, 
   }
 }
 
+void load_bfloat_row_scalar(const void* source, const float* mean, int64_t count, float* row) {
+  for (int64_t i = 0; i < count; ++i) {
+    row[i] = subtract_mean(float_from_bfloat(load<uint16_t>(source, i)), mean, i);
+  }
+}
+
 void rotate_row_scalar(float* row, int64_t count, int64_t block) {
   for (int64_t distance = 1; distance < block; distance *= 2) {
     for (int64_t start = 0; start < count; start += 2 * distance) {
@@ -99,6 +105,13 @@ void store_half_row_scalar(const float* row, int64_t count, void* target) {
   for (int64_t i = 0; i < count; ++i) {
     const uint16_t half = half_from_float(row[i]);
     memcpy(static_cast<char*>(target) + 2 * i, &half, 2);
+  }
+}
+
+void store_bfloat_row_scalar(const float* row, int64_t count, void* target) {
+  for (int64_t i = 0; i < count; ++i) {
+    const uint16_t bfloat = bfloat_from_float(row[i]);
+    memcpy(static_cast<char*>(target) + 2 * i, &bfloat, 2);
   }
 }
 

@@ -62,6 +62,17 @@ void load_half_row_avx2(const void* source, const float* mean, int64_t count, fl
   }
 }
 
+void load_bfloat_row_avx2(const void* source, const float* mean, int64_t count, float* row) {
+  const char* bytes = static_cast<const char*>(source);
+  for (int64_t i = 0; i < count; i += 8) {
+    const int64_t left = count - i;
+    __m128i bfloat = _mm_setzero_si128();
+    __builtin_memcpy(&bfloat, bytes + 2 * i, left >= 8 ? 16 : static_cast<size_t>(2 * left));
+    const __m256i bits = _mm256_slli_epi32(_mm256_cvtepu16_epi32(bfloat), 16);
+    subtract_mean_and_store(_mm256_castsi256_ps(bits), mean, first(left), i, row);
+  }
+}
+
 void rotate_row_avx2(float* row, int64_t count, int64_t block) {
   // The block is a multiple of 8, so there is no tail.
   for (int64_t i = 0; i < count; i += 8) {
@@ -146,6 +157,24 @@ void transpose_codes_avx2(const int8_t* rows, int64_t row_stride, int64_t channe
         _mm_storeu_si128(reinterpret_cast<__m128i*>(columns + (c + i) * kKeyBlock + j), x[i]);
       }
     }
+  }
+}
+
+void store_bfloat_row_avx2(const float* row, int64_t count, void* target) {
+  char* bytes = static_cast<char*>(target);
+  for (int64_t i = 0; i < count; i += 8) {
+    const int64_t left = count - i;
+    const __m256 x = _mm256_maskload_ps(row + i, first(left));
+    const __m256i bits = _mm256_castps_si256(x);
+    const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    const __m256i half = _mm256_add_epi32(_mm256_set1_epi32(0x7fff), odd);
+    const __m256i number = _mm256_add_epi32(bits, half);
+    const __m256i quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x400000));
+    const __m256i is_nan = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+    const __m256i upper = _mm256_srli_epi32(_mm256_blendv_epi8(number, quiet, is_nan), 16);
+    const __m128i bfloat =
+        _mm_packus_epi32(_mm256_castsi256_si128(upper), _mm256_extracti128_si256(upper, 1));
+    __builtin_memcpy(bytes + 2 * i, &bfloat, left >= 8 ? 16 : static_cast<size_t>(2 * left));
   }
 }
 

@@ -61,6 +61,14 @@ void load_half_row_avx512vnni(const void* source, const float* mean, int64_t cou
   }
 }
 
+void load_bfloat_row_avx512vnni(const void* source, const float* mean, int64_t count, float* row) {
+  for (int64_t i = 0; i < count; i += 16) {
+    const __mmask16 live = first(count - i);
+    const __m512i wide = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(live, at(source, 2 * i)));
+    subtract_mean_and_store(_mm512_castsi512_ps(_mm512_slli_epi32(wide, 16)), mean, live, i, row);
+  }
+}
+
 void rotate_row_avx512vnni(float* row, int64_t count, int64_t block) {
   for (int64_t i = 0; i < count; i += 16) {
     const __mmask16 live = first(count - i);
@@ -115,6 +123,20 @@ RowCodes quantize_row_avx512vnni(const void* row, int64_t count, float static_sc
   const auto code_of = [by](__m512 x) { return _mm512_cvtps_epi32(_mm512_mul_ps(x, by)); };
   const int32_t sum = write_codes(row, whole, tail, code_of, codes);
   return {absmax == 0.0f ? 0.0f : (tiny ? kSmallestScale : scale), sum};
+}
+
+void store_bfloat_row_avx512vnni(const float* row, int64_t count, void* target) {
+  for (int64_t i = 0; i < count; i += 16) {
+    const __mmask16 live = first(count - i);
+    const __m512 x = _mm512_maskz_loadu_ps(live, row + i);
+    const __m512i bits = _mm512_castps_si512(x);
+    const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    const __m512i number = _mm512_add_epi32(bits, _mm512_add_epi32(_mm512_set1_epi32(0x7fff), odd));
+    const __mmask16 is_nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
+    const __m512i rounded = _mm512_mask_or_epi32(number, is_nan, bits, _mm512_set1_epi32(0x400000));
+    const __m256i bfloat = _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16));
+    _mm256_mask_storeu_epi16(static_cast<char*>(target) + 2 * i, live, bfloat);
+  }
 }
 
 void store_half_row_avx512vnni(const float* row, int64_t count, void* target) {
