@@ -91,8 +91,9 @@ def optimize(
     Args:
         model: Path, bytes or ModelProto; never changed.
         output: Where to save the result; None saves nothing.
-        format: Sets attention and linear layers together: ``int8``.
-        attention: Attention alone: ``int8`` or ``none``.
+        format: Sets attention and linear layers together: ``int8``, or ``float`` (also ``fp16``), in which attention is
+            fused and not quantized.
+        attention: Attention alone: ``int8``, ``float`` or ``none``.
         linear: Linear layers alone: ``none``.
         scale_mode: ``dynamic`` (the operator finds a step per token) or ``static`` (calibrated steps).
         rotate: ``auto``, ``none`` or ``hadamard``: rotation of Q and K; ``auto`` measures both in dynamic mode.

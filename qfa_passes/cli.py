@@ -33,6 +33,8 @@ LATENCY_RUNS = 7
 
 class _Format(StrEnum):
     INT8 = "int8"
+    FLOAT = "float"
+    FP16 = "fp16"
 
 
 class _Rotate(StrEnum):
@@ -94,7 +96,11 @@ def optimize(
         Path | None, typer.Option("--output", "-o", help="Where the result goes.")
     ] = None,
     format: Annotated[
-        _Format, typer.Option("--format", help="Arithmetic of attention; linear layers stay float.")
+        _Format,
+        typer.Option(
+            "--format",
+            help="Arithmetic of attention: int8, or float (also fp16): fused, nothing is quantized.",
+        ),
     ] = _Format.INT8,
     attention: Annotated[
         AttentionFormat | None, typer.Option(help="Attention alone, over --format.")

@@ -13,8 +13,13 @@ from qfa_passes.core.formats import AttentionFormat, LinearFormat, Rotation, Sca
 from qfa_passes.core.plan import Plan
 from qfa_passes.errors import UsageError
 
-FORMATS: Final = {"int8": (AttentionFormat.INT8, LinearFormat.NONE)}
-"""What --format sets: attention and linear layers. Linear layers join in a later release."""
+FORMATS: Final = {
+    "int8": (AttentionFormat.INT8, LinearFormat.NONE),
+    "float": (AttentionFormat.FLOAT, LinearFormat.NONE),
+    "fp16": (AttentionFormat.FLOAT, LinearFormat.NONE),
+}
+"""What --format sets: attention and linear layers. Linear layers join in a later release. Attention that is fused and
+not quantized keeps the types of the model, so that fp16 is another word for float."""
 
 Choice = TypeVar("Choice", bound=StrEnum)
 Progress = Callable[[str, int, int], None]

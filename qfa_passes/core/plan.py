@@ -38,8 +38,8 @@ class SitePlan:
         rotation: Rotation of Q and K before quantization.
         scales: The steps if ``scale_mode`` is static, else None.
         k_mean: Key of `Plan.tensors` with the shift of K, (Hkv, D) float32; None for no shift.
-        exempt: Why the site stays in float (excluded by name or by the plan file); empty if it is
-            quantized.
+        exempt: Why the site stays as it is (excluded by name or by the plan file); empty if it is
+            rewritten.
     """
 
     name: str

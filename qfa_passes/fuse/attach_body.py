@@ -94,10 +94,11 @@ def _complete(proto: ModelProto, node: NodeProto, features: BodyFeatures, names:
 
 def _complete_attributes(node: NodeProto) -> None:
     """Writes all of them, for some runtimes do not know the defaults of a function."""
-    kept = [item for item in node.attribute if item.name != "schema_version"]
-    written = {item.name for item in kept}
-    for item in opspec.ATTRIBUTES:
-        if item.default is not None and item.name not in written:
-            kept.append(helper.make_attribute(item.name, item.default))
+    written = {item.name: item for item in node.attribute if item.name != "schema_version"}
+    defaults = {item.name: item.default for item in opspec.ATTRIBUTES if item.default is not None}
+    completed = {
+        name: helper.make_attribute(name, default) for name, default in defaults.items()
+    } | written
+    ordered = [completed[item.name] for item in opspec.ATTRIBUTES if item.name in completed]
     del node.attribute[:]
-    node.attribute.extend(kept)
+    node.attribute.extend(ordered)

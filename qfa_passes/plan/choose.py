@@ -53,17 +53,22 @@ def candidates(
     *,
     shift_keys: bool,
     scale_mode: ScaleMode = ScaleMode.DYNAMIC,
+    attention: AttentionFormat = AttentionFormat.INT8,
 ) -> list[Candidate]:
     """The candidates worth measuring, cheapest first.
 
-    Static steps are those of the plain Q and K, so that only the plain treatment fits them.
+    Static steps are those of the plain Q and K, so that only the plain treatment fits them. Where nothing is quantized,
+    nothing needs treatment.
 
     Args:
         rotation: Fixed by the user; None tries all that the channel counts allow.
         sites: The sites; a model gets one rotation, and rotates only if all have the same, divisible D.
         shift_keys: Whether a calibrated mean of K may be subtracted.
         scale_mode: Of all sites.
+        attention: Format of all sites.
     """
+    if attention is AttentionFormat.FLOAT:
+        return [Candidate(Rotation.NONE, shift_keys=False)]
     if scale_mode is ScaleMode.STATIC:
         return [Candidate(rotation or Rotation.NONE, shift_keys=False)]
     rotations = [Rotation.NONE] if rotation is None else [rotation]
@@ -82,12 +87,16 @@ def draft_plan(
     attention: AttentionFormat,
     scale_mode: ScaleMode,
 ) -> Plan:
-    """The plan that treats every site like ``candidate``."""
+    """The plan that treats every site like ``candidate``; where nothing is quantized, there is nothing more to say."""
+    if attention is AttentionFormat.FLOAT:
+        return Plan(digest, tuple(SitePlan(site.name, format=attention) for site in sites))
     entries: list[SitePlan] = []
     tensors: dict[str, npt.NDArray[np.float32]] = {}
     for site in sites:
         known = statistics.get(site.name)
-        shift = known.k_mean() if known is not None and candidate.shift_keys else None
+        shift = None
+        if known is not None and candidate.shift_keys and takes_shift(site):
+            shift = known.k_mean()
         if shift is not None:
             tensors[f"{site.name}/k_mean"] = shift
         static = scale_mode is ScaleMode.STATIC and known is not None
@@ -102,6 +111,11 @@ def draft_plan(
             )
         )
     return Plan(digest, tuple(entries), tensors=tensors)
+
+
+def takes_shift(site: AttentionSite) -> bool:
+    """Whether the softmax does not see a shift that all keys share; a softcap and a sink do not shift with them."""
+    return site.softcap == 0 and site.sink is None
 
 
 def _own_or(site: AttentionSite, found: StaticScales) -> StaticScales:

@@ -9,6 +9,7 @@ from qfa_passes.core.plan import Plan, SitePlan
 from qfa_passes.core.printable import printable
 from qfa_passes.core.site import AttentionSite
 from qfa_passes.errors import ConfigError
+from qfa_passes.plan.choose import takes_shift
 
 
 def fit_plan(plan: Plan, sites: Sequence[AttentionSite]) -> Plan:
@@ -56,6 +57,12 @@ def _check_steps(site: AttentionSite, entry: SitePlan) -> None:
 
 def _check_shift(site: AttentionSite, entry: SitePlan, plan: Plan) -> None:
     shift = plan.k_mean(entry)
+    if shift is not None and not takes_shift(site):
+        raise ConfigError(
+            f"the plan gives a k_mean to site '{printable(site.name)}'",
+            why="it has a softcap or a sink, which a shift of all keys would change",
+            hint="remove the key k_mean",
+        )
     wanted = (site.kv_num_heads, site.qk_channels)
     if shift is not None and shift.shape != wanted:
         raise ConfigError(

@@ -24,7 +24,11 @@ class Measured(Protocol):
         ...
 
     def within(self, bound: float) -> bool:
-        """True if the site may stay quantized."""
+        """True if the site may stay fused."""
+        ...
+
+    def allowed(self, bound: float) -> float:
+        """What its error was held against."""
         ...
 
 
@@ -59,7 +63,7 @@ def site_outcomes(
                 status=status,
                 reason=reason,
                 nmse=None if error is None else error.nmse,
-                bound=None if error is None else bound,
+                bound=None if error is None else error.allowed(bound),
                 description=entry.describe(),
             )
         )
@@ -75,7 +79,10 @@ def _fate(
     if error is not None and not error.compared:
         return SiteStatus.RESTORED, "its float output has no finite row to compare with"
     if error is not None and not error.within(bound):
-        return SiteStatus.RESTORED, f"NMSE {error.nmse:.2e} is above the bound {bound:.2e}"
+        return (
+            SiteStatus.RESTORED,
+            f"NMSE {error.nmse:.2e} is above the bound {error.allowed(bound):.2e}",
+        )
     if entry is None or not entry.quantized:
         return SiteStatus.EXEMPT, "left in float by the plan"
     if stopped:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto
 
+from qfa_passes.core.formats import AttentionFormat
 from qfa_passes.core.model import LoadedModel
 from qfa_passes.core.site import AttentionSite
 from qfa_passes.core.weights import WeightStore
@@ -21,6 +23,13 @@ Array = npt.NDArray[Any]
 INT8_BOUND: Final = 5e-4
 """NMSE that a site may have in int8 (docs/operator.md)."""
 
+FLOAT_BOUNDS: Final[dict[int, float]] = {
+    TensorProto.FLOAT: 1e-9,
+    TensorProto.FLOAT16: 1e-6,
+    TensorProto.BFLOAT16: 1e-4,
+}
+"""NMSE that a site may have that is fused and not quantized, by the type of its output: rounding alone."""
+
 
 @dataclass(frozen=True, slots=True)
 class SiteError:
@@ -30,15 +39,21 @@ class SiteError:
         nmse: Sum of squared differences over the sum of squares of the float output.
         max_abs: Largest difference.
         compared: Number of output elements compared.
+        limit: NMSE that its format may have, whatever a user allows.
     """
 
     nmse: float
     max_abs: float
     compared: int
+    limit: float = math.inf
+
+    def allowed(self, bound: float) -> float:
+        """The smaller of ``bound`` and the limit."""
+        return min(bound, self.limit)
 
     def within(self, bound: float) -> bool:
-        """True if numbers were compared and their NMSE is at most ``bound``."""
-        return self.compared > 0 and self.nmse <= bound
+        """True if numbers were compared and their NMSE is allowed."""
+        return self.compared > 0 and self.nmse <= self.allowed(bound)
 
 
 def measure_site(
@@ -73,4 +88,15 @@ def measure_site(
         compared += int(rows.sum()) * wanted.shape[-1]
         total.update(wanted[rows], got[rows])
     error = total.result()
-    return SiteError(error.nmse, error.max_abs, compared)
+    return SiteError(error.nmse, error.max_abs, compared, _limit(site, replay))
+
+
+def _limit(site: AttentionSite, replay: ModelProto) -> float:
+    """NMSE that the format of the operator node allows at most; int8 is held against what the user says alone."""
+    formats = {
+        attribute.s.decode()
+        for node in replay.graph.node
+        for attribute in node.attribute
+        if attribute.name == "compute_format"
+    }
+    return FLOAT_BOUNDS[site.dtype] if formats == {AttentionFormat.FLOAT} else math.inf
