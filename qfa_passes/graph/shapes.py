@@ -14,6 +14,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from qfa_passes.graph.constants import constant_value
+from qfa_passes.graph.contrib_shapes import contrib_shapes
 from qfa_passes.graph.dims import Dim, product
 from qfa_passes.graph.ir import Graph
 from qfa_passes.graph.shape_values import IntTensor, evaluate
@@ -54,8 +55,7 @@ def infer_shapes(graph: Graph) -> ShapeMap:
         results = _results(node, known)
         for position, output in enumerate(node.outputs):
             shape = results[position] if position < len(results) else None
-            if shape is None:
-                shape = _declared(output)
+            shape = _sharpened(shape, _declared(output))
             if shape is not None:
                 known.shapes[output.name] = shape
         content = _content(node, known)
@@ -65,6 +65,16 @@ def infer_shapes(graph: Graph) -> ShapeMap:
     return known
 
 
+def _sharpened(shape: Shape | None, declared: Shape | None) -> Shape | None:
+    """The shape with the numbers that only the declared one knows."""
+    if shape is None or declared is None or len(shape) != len(declared):
+        return declared if shape is None else shape
+    return tuple(
+        other if dim.value is None and other.value is not None else dim
+        for dim, other in zip(shape, declared, strict=True)
+    )
+
+
 _MALFORMED: Final = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 """What a rule may raise for a node that lacks inputs or attributes, or holds impossible ones: nothing is known then."""
 
@@ -72,6 +82,8 @@ _MALFORMED: Final = (ArithmeticError, AttributeError, LookupError, TypeError, Va
 def _results(node: gs.Node, known: ShapeMap) -> Sequence[Shape | None]:
     rule = None if node.domain else _RULES.get(node.op)
     try:
+        if node.domain == "com.microsoft":
+            return contrib_shapes(node, known.shapes)
         return () if rule is None else rule(node, known)
     except _MALFORMED:
         return ()
@@ -250,6 +262,26 @@ def _gather(node: gs.Node, known: ShapeMap) -> Sequence[Shape | None]:
     return ((*data[:axis], *indices, *data[axis + 1 :]),)
 
 
+def _gather_nd(node: gs.Node, known: ShapeMap) -> Sequence[Shape | None]:
+    data, indices = known.shape(node.inputs[0]), known.shape(node.inputs[1])
+    if data is None or indices is None or indices[-1].value is None:
+        return (None,)
+    batch = int(node.attrs.get("batch_dims", 0))  # both have these extents
+    return ((*data[:batch], *indices[batch:-1], *data[batch + indices[-1].value :]),)
+
+
+def _pad(node: gs.Node, known: ShapeMap) -> Sequence[Shape | None]:
+    shape, pads = known.shape(node.inputs[0]), known.content(node.inputs[1])
+    if shape is None:
+        return (None,)
+    every = len(node.inputs) < 4 or not node.inputs[3].name  # not for some axes only
+    if pads is None or not every or len(pads.items) != 2 * len(shape):
+        return (tuple(Dim.unknown() for _ in shape),)
+    both = zip(pads.items[: len(shape)], pads.items[len(shape) :], strict=True)
+    dims = [dim + before + after for dim, (before, after) in zip(shape, both, strict=True)]
+    return (tuple(dim if dim.non_negative else Dim.unknown() for dim in dims),)
+
+
 def _slice(node: gs.Node, known: ShapeMap) -> Sequence[Shape | None]:
     shape = known.shape(node.inputs[0])
     if shape is None or len(node.inputs) < 3:
@@ -317,6 +349,51 @@ def _range(node: gs.Node, known: ShapeMap) -> Sequence[Shape | None]:
     return ((length if length.non_negative else Dim.unknown(),),)
 
 
+def _tile(node: gs.Node, known: ShapeMap) -> Sequence[Shape | None]:
+    shape, counts = known.shape(node.inputs[0]), known.content(node.inputs[1])
+    if shape is None or counts is None or len(counts.items) != len(shape):
+        return (None,)
+    return (tuple(dim * count for dim, count in zip(shape, counts.items, strict=True)),)
+
+
+def _constant_of_shape(node: gs.Node, known: ShapeMap) -> Sequence[Shape | None]:
+    target = known.content(node.inputs[0])
+    if target is None:
+        return (None,)
+    return (tuple(item if item.non_negative else Dim.unknown() for item in target.items),)
+
+
+def _flatten(node: gs.Node, known: ShapeMap) -> Sequence[Shape | None]:
+    shape = known.shape(node.inputs[0])
+    if shape is None:
+        return (None,)
+    axis = int(node.attrs.get("axis", 1))
+    axis = axis + len(shape) if axis < 0 else axis
+    return ((product(shape[:axis]), product(shape[axis:])),)
+
+
+def _gemm(node: gs.Node, known: ShapeMap) -> Sequence[Shape | None]:
+    left, right = known.shape(node.inputs[0]), known.shape(node.inputs[1])
+    if left is None or right is None or len(left) != 2 or len(right) != 2:
+        return (None,)
+    return ((left[int(node.attrs.get("transA", 0))], right[1 - int(node.attrs.get("transB", 0))]),)
+
+
+def _conv(node: gs.Node, known: ShapeMap) -> Sequence[Shape | None]:
+    """Batch and channels; a convolution of width 1 keeps the other extents."""
+    shape, weight = known.shape(node.inputs[0]), known.shape(node.inputs[1])
+    if shape is None or weight is None:
+        return (None,)
+    strides = node.attrs.get("strides") or [1] * (len(shape) - 2)
+    padded = any(node.attrs.get("pads") or ())
+    same = not padded and all(stride == 1 for stride in strides)
+    rest = [
+        dim if same and size == 1 else Dim.unknown()
+        for dim, size in zip(shape[2:], weight[2:], strict=True)
+    ]
+    return ((shape[0], weight[0], *rest),)
+
+
 def _attention(node: gs.Node, known: ShapeMap) -> Sequence[Shape | None]:
     """Output, present keys and values, scores."""
     query, key, value = (known.shape(tensor) for tensor in node.inputs[:3])
@@ -367,8 +444,16 @@ _RULES: Final[dict[str, Rule]] = {
     "Concat": _concat,
     "MatMul": _matmul,
     "Gather": _gather,
+    "GatherND": _gather_nd,
+    "Pad": _pad,
     "Slice": _slice,
     "Split": _split,
     "Range": _range,
+    "Tile": _tile,
+    "ConstantOfShape": _constant_of_shape,
+    "Flatten": _flatten,
+    "Gemm": _gemm,
+    "Conv": _conv,
+    **dict.fromkeys(("ScatterND", "ScatterElements"), _same),
     "Attention": _attention,
 }

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 import onnx_graphsurgeon as gs
 
+from qfa_passes.core.origin import origin_of
 from qfa_passes.core.site import AttentionSite, Refusal
 from qfa_passes.graph.ir import Graph, is_op, producer
-from qfa_passes.match import decomposed, standard
+from qfa_passes.match import contrib, decomposed, standard
 from qfa_passes.match.context import MatchContext, MatchFailure
-from qfa_passes.match.nested import nested_attention
 
 _PATTERNS: Final[
     tuple[tuple[Callable[[gs.Node], bool], Callable[[MatchContext, gs.Node], AttentionSite]], ...]
 ] = (
     (decomposed.is_candidate, decomposed.read_decomposed),
     (standard.is_candidate, standard.read_standard),
+    (contrib.is_candidate, contrib.refuse_contrib),
 )
 
 
 def find_sites(graph: Graph) -> list[AttentionSite | Refusal]:
-    """Returns one record per candidate of the main graph, in graph order, and a refusal for each that is nested.
+    """Returns one record per candidate of the main graph, in graph order; bodies are looked at as models of their own.
 
     A softmax that feeds no product (a classifier head) is not a candidate and is passed over in silence.
     """
@@ -33,12 +35,18 @@ def find_sites(graph: Graph) -> list[AttentionSite | Refusal]:
             if not is_candidate(node):
                 continue
             try:
-                found.append(read(context, node))
+                found.append(_with_origin(read(context, node)))
             except MatchFailure as failure:
                 if is_op(node, "Softmax") and not _near_product(node):
                     continue
                 found.append(Refusal(node.name, failure.reason, failure.hint))
-    return found + nested_attention(graph)
+    return found
+
+
+def _with_origin(site: AttentionSite) -> AttentionSite:
+    """Says which operator a site was, if normalization wrote it out."""
+    origin = origin_of(site.name)
+    return site if origin is None else replace(site, exporter=origin.op)
 
 
 def _near_product(softmax: gs.Node) -> bool:

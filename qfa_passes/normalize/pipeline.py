@@ -10,15 +10,23 @@ from onnx import ModelProto
 from qfa_passes.core.model import opset_of
 from qfa_passes.errors import UnsupportedModelError
 from qfa_passes.graph.graph_pass import GraphPass
+from qfa_passes.normalize.expand_fused import ExpandFused
 from qfa_passes.normalize.fold_shapes import FoldShapes
 from qfa_passes.normalize.lift_constants import LiftConstants
 from qfa_passes.normalize.remove_identity import RemoveIdentity
 
-NORMALIZE: Final[tuple[GraphPass, ...]] = (
-    LiftConstants(),  # first: the others look at initializers only
-    RemoveIdentity(),  # before shape folding, so that it sees fewer nodes
-    FoldShapes(),  # last: needs the shapes of what remains
-)
+
+def normalize_passes(keep: frozenset[str] = frozenset()) -> tuple[GraphPass, ...]:
+    """The passes, in order; nodes whose names are in ``keep`` are not written out."""
+    return (
+        LiftConstants(),  # first: the others look at initializers only
+        RemoveIdentity(),  # before shape folding, so that it sees fewer nodes
+        ExpandFused(keep),  # before shape folding, which then sees its shape arithmetic too
+        FoldShapes(),  # last: needs the shapes of what remains
+    )
+
+
+NORMALIZE: Final[tuple[GraphPass, ...]] = normalize_passes()
 
 OLDEST_OPSET: Final = 15
 """The function body and the canonical forms need the operators of ai.onnx 15 (CastLike, Shape with start and end)."""

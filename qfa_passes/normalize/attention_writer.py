@@ -1,0 +1,132 @@
+"""The common core of what fused attention nodes stand for: scores, masks, softmax, values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from qfa_passes.graph.contrib.key_masks import KeyMask
+from qfa_passes.normalize.writer import Writer
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """How scores are made from products: capped, then biased, then masked.
+
+    Attributes:
+        scale: Factor on Q K^T.
+        softcap: c * tanh(s / c); 0: none.
+        biases: Values that are added, each broadcastable to (B, H, S, T).
+        keep: Truth value, broadcastable to (B, H, S, T): which scores count; None: all.
+        sink: (H), the logit of one more key without a value; None: none.
+    """
+
+    scale: float
+    softcap: float = 0.0
+    biases: Sequence[gs.Tensor] = ()
+    keep: gs.Tensor | None = None
+    sink: gs.Tensor | None = None
+
+
+def attend(
+    writer: Writer, query: gs.Tensor, key_t: gs.Tensor, value: gs.Tensor, scores: Scores
+) -> gs.Variable:
+    """Writes softmax(scores) V; (B, H, S, D), (B, H, D, T) and (B, H, T, Dv) give (B, H, S, Dv)."""
+    product = writer.op("MatMul", "scores", query, key_t)
+    if scores.scale != 1:
+        product = writer.op("Mul", "scaled", product, writer.real("scale", scores.scale))
+    if scores.softcap:
+        cap = writer.real("softcap", scores.softcap)
+        product = writer.op("Div", "cap_in", product, cap)
+        product = writer.op("Mul", "cap_out", writer.op("Tanh", "cap", product), cap)
+    for bias in scores.biases:
+        product = writer.op("Add", "biased", product, bias)
+    if scores.keep is not None:
+        hidden = writer.real("hidden", float("-inf"))
+        product = writer.op("Where", "masked", scores.keep, product, hidden)
+    if scores.sink is None:
+        weights = writer.op("Softmax", "softmax", product, axis=-1)
+    else:
+        weights = _softmax_with_sink(writer, product, scores.sink, query)
+    return writer.op("MatMul", "attention", weights, value)
+
+
+def _softmax_with_sink(
+    writer: Writer, scores: gs.Tensor, sink: gs.Tensor, query: gs.Tensor
+) -> gs.Variable:
+    """Appends the sink as one more column (B, H, S, 1), and takes its weight away again."""
+    logits = writer.reshape("sink_column", sink, 1, -1, 1, 1)
+    rows = writer.op("Shape", "rows_shape", query, dtype=np.int64, start=0, end=3)
+    target = writer.op(
+        "Concat", "sink_shape", rows, writer.numbers("one", 1), dtype=np.int64, axis=0
+    )
+    column = writer.op("Expand", "sink", logits, target)
+    both = writer.op("Concat", "with_sink", scores, column, axis=-1)
+    weights = writer.op("Softmax", "softmax", both, axis=-1)
+    return writer.cut("without_sink", weights, 3, 0, -1)
+
+
+def split_heads(
+    writer: Writer, step: str, tensor: gs.Tensor, heads: int, channels: int
+) -> gs.Variable:
+    """(B, rows, heads * channels) to (B, rows, heads, channels)."""
+    return writer.reshape(f"{step}_heads", tensor, 0, 0, heads, channels)
+
+
+def merge_heads(writer: Writer, tensor: gs.Tensor, channels: int) -> gs.Variable:
+    """(B, H, S, Dv) to (B, S, H * Dv); ``channels`` is the product."""
+    rows = writer.transpose("rows", tensor, 0, 2, 1, 3)
+    return writer.reshape("output", rows, 0, 0, channels)
+
+
+def key_bias(
+    writer: Writer, mask: gs.Tensor, kind: KeyMask, fill: float, batch: gs.Tensor, keys: gs.Tensor
+) -> gs.Variable:
+    """What a key mask adds to the scores: 0 or ``fill``, as (B, 1, 1, T) or (B, 1, S, T).
+
+    Args:
+        writer: Takes the nodes.
+        mask: The mask.
+        kind: What it holds.
+        fill: Added to the score of a masked key.
+        batch: B, scalar.
+        keys: T, scalar.
+    """
+    if kind in (KeyMask.KEYS, KeyMask.PAIRS):
+        zero = writer.constant("mask_zero", np.array(0, dtype=mask.dtype or np.int32))
+        keep = writer.op("Greater", "keep", mask, zero, dtype=np.bool_)
+        axes = (1, 2) if kind is KeyMask.KEYS else (1,)
+    else:
+        keep, axes = _within(writer, mask, kind, batch, keys), (1, 2)
+    keep = writer.unsqueeze("keep_heads", keep, *axes)
+    none, hidden = writer.real("visible", 0.0), writer.real("fill", fill)
+    return writer.op("Where", "mask_bias", keep, none, hidden)
+
+
+def _within(
+    writer: Writer, mask: gs.Tensor, kind: KeyMask, batch: gs.Tensor, keys: gs.Tensor
+) -> gs.Variable:
+    """(B, T): whether a key lies before the end of its batch, and not before its start."""
+    zero, one = writer.scalar("zero", 0), writer.scalar("one", 1)
+    places = writer.op("Range", "keys", zero, keys, one, dtype=np.int64)
+    wide = writer.op("Cast", "mask_wide", mask, dtype=np.int64, to=np.int64)
+    if kind is KeyMask.LENGTHS:
+        ends = wide
+    else:
+        pieces = [writer.reshape(f"{name}_list", value, 1) for name, value in (("batch", batch),)]
+        ends = writer.op(
+            "Slice", "ends", wide, writer.numbers("ends_start", 0), *pieces, dtype=np.int64
+        )
+    before = writer.op(
+        "Less", "before_end", places, writer.unsqueeze("ends_column", ends, 1), dtype=np.bool_
+    )
+    if kind is not KeyMask.ENDS_STARTS:
+        return before
+    far = writer.numbers("starts_end", np.iinfo(np.int64).max)
+    starts = writer.op("Slice", "starts", wide, pieces[0], far, dtype=np.int64)
+    column = writer.unsqueeze("starts_column", starts, 1)
+    after = writer.op("GreaterOrEqual", "after_start", places, column, dtype=np.bool_)
+    return writer.op("And", "between", before, after, dtype=np.bool_)
