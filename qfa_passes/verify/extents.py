@@ -118,8 +118,8 @@ class Solution:
         """Learns that two extents are equal; contradictions and what is not linear are passed over."""
         rest = self(left - right)
         symbol, value = _solved(rest)
-        if symbol is None or value is None:
-            return
+        if symbol is None or value is None or value == 0:
+            return  # a wrong site may say that something is empty; the block itself decides
         step = {symbol: value}
         self.table = {name: _substituted(dim, step) for name, dim in self.table.items()}
         self.table[symbol] = value

@@ -1,0 +1,35 @@
+"""Proofs of hand-made sites."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy.typing as npt
+import onnx
+from onnx import ModelProto
+
+from qfa_passes.core.formats import AttentionFormat
+from qfa_passes.core.model import LoadedModel, opset_of
+from qfa_passes.core.outcome import Proof
+from qfa_passes.core.plan import SitePlan
+from qfa_passes.core.site import AttentionSite
+from qfa_passes.core.weights import WeightStore
+from qfa_passes.fuse.replay import operator_model
+from qfa_passes.verify.proof import Prover
+
+
+def prover(model: ModelProto, *, thorough: bool = False, seed: int = 0) -> Prover:
+    """A prover of a model's sites."""
+    typed = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    opset = opset_of(model)
+
+    def replay(site: AttentionSite, examples: Mapping[str, npt.NDArray[Any]]) -> ModelProto:
+        return operator_model(
+            site, SitePlan(site.name, AttentionFormat.FLOAT), None, examples, opset
+        )
+
+    return Prover(LoadedModel(typed, WeightStore(), None, ""), replay, thorough=thorough, seed=seed)
+
+
+def prove(model: ModelProto, site: AttentionSite, *, thorough: bool = False) -> Proof:
+    """The proof of one site."""
+    return prover(model, thorough=thorough)(site).proof
