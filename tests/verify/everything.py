@@ -1,4 +1,4 @@
-"""A block with everything that the operator knows, written out in plain operators, and what a matcher should say of it."""
+"""A block with everything that the operator knows, in plain operators, and what a matcher should say of it."""
 
 import onnx
 from onnx import ModelProto, TensorProto
