@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 import onnx_graphsurgeon as gs
 
 from qfa_passes.core.view import ViewOp, Views
@@ -62,10 +63,20 @@ def emit_views(graph: Graph, tensor: gs.Tensor, views: Views, stem: str) -> gs.T
         if view.op is ViewOp.TRANSPOSE:
             perm: dict[str, object] = {"perm": list(view.numbers)}
             tensor = emit(graph, view.op.value, [tensor], name, dtype=tensor.dtype, attrs=perm)
+        elif view.op is ViewOp.CAST:
+            to = _editing_type(view.numbers[0])
+            tensor = emit(graph, view.op.value, [tensor], name, dtype=to, attrs={"to": to})
         else:
             inputs = [tensor, constant(graph, f"{name}_to", numbers)]
             tensor = emit(graph, view.op.value, inputs, name, dtype=tensor.dtype)
     return tensor
+
+
+def _editing_type(code: int) -> object:
+    """An ONNX type as the editing graph writes it: a numpy type, or the code of one that numpy lacks."""
+    if code == onnx.TensorProto.BFLOAT16:
+        return code
+    return onnx.helper.tensor_dtype_to_np_dtype(code).type
 
 
 def replace_producer(output: gs.Tensor, node: gs.Node) -> None:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from qfa_passes.graph.constants import constant_value
-from qfa_passes.graph.dims import Dim
+from qfa_passes.graph.dims import Dim, product
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +48,9 @@ def evaluate(node: gs.Node, contents: Contents, shapes: Shapes) -> IntTensor | N
         return None
     if node.op == "Shape":
         return _shape(node, shapes)
+    if node.op == "Size":
+        extents = shapes.get(node.inputs[0].name)
+        return None if extents is None else IntTensor((product(extents),), scalar=True)
     if node.op == "Constant":
         value = constant_value(node.outputs[0])
         if value is None or value.ndim > 1 or value.size > 64 or value.dtype.kind not in "iub":
@@ -107,6 +110,25 @@ def _quotient(left: Dim, right: Dim) -> Dim | None:
     return exact
 
 
+def _remainder(left: Dim, right: Dim) -> Dim | None:
+    if left.value is None or not right.value:
+        return Dim.of(0) if right.value is not None and left.divide(right) is not None else None
+    return Dim.of(left.value % right.value)  # the sign of the divisor, as in ONNX
+
+
+def _lesser(left: Dim, right: Dim) -> Dim | None:
+    """Of two extents the one that provably is not above the other."""
+    if left.value is not None and right.value is not None:
+        return Dim.of(min(left.value, right.value))
+    difference = right - left
+    return left if difference.non_negative else right if (-difference).non_negative else None
+
+
+def _greater(left: Dim, right: Dim) -> Dim | None:
+    lesser = _lesser(left, right)
+    return None if lesser is None else right if lesser == left else left
+
+
 def _equal(left: Dim, right: Dim) -> Dim | None:
     if left == right:
         return Dim.of(1)
@@ -114,6 +136,23 @@ def _equal(left: Dim, right: Dim) -> Dim | None:
         if number is not None and other.differs(number):
             return Dim.of(0)
     return None
+
+
+def _mod(node: gs.Node, operands: list[IntTensor]) -> IntTensor | None:
+    return None if node.attrs.get("fmod", 0) else _pairwise(_remainder)(node, operands)
+
+
+def _negative(node: gs.Node, operands: list[IntTensor]) -> IntTensor | None:
+    return IntTensor(tuple(-item for item in operands[0].items), operands[0].scalar)
+
+
+def _total(node: gs.Node, operands: list[IntTensor]) -> IntTensor | None:
+    """The product of a whole vector."""
+    if len(operands) > 1 and _numbers(operands[1]) not in ([], [0], [-1]):
+        return None
+    if node.attrs.get("axes", [0]) not in ([0], [-1]):
+        return None
+    return IntTensor((product(operands[0].items),), scalar=not node.attrs.get("keepdims", 1))
 
 
 def _gather(node: gs.Node, operands: list[IntTensor]) -> IntTensor | None:
@@ -210,6 +249,11 @@ _RULES: Final[dict[str, Rule]] = {
     "Sub": _pairwise(lambda left, right: left - right),
     "Mul": _pairwise(lambda left, right: left * right),
     "Div": _pairwise(_quotient),
+    "Mod": _mod,
+    "Min": _pairwise(_lesser),
+    "Max": _pairwise(_greater),
+    "Neg": _negative,
+    "ReduceProd": _total,
     "Equal": _pairwise(_equal),
     "Gather": _gather,
     "Slice": _slice,

@@ -16,12 +16,13 @@ class MatchFailure(Exception):  # noqa: N818 - not an error: it becomes a Refusa
     Args:
         reason: What was seen, naming nodes and values.
         hint: What the user can do.
+        depth: How many steps were understood before; of two attempts the deeper one tells more.
     """
 
-    def __init__(self, reason: str, hint: str = "") -> None:
-        """Keeps both texts."""
+    def __init__(self, reason: str, hint: str = "", *, depth: int = 1000) -> None:
+        """Keeps the texts."""
         super().__init__(reason)
-        self.reason, self.hint = reason, hint
+        self.reason, self.hint, self.depth = reason, hint, depth
 
 
 @dataclass(slots=True)
@@ -48,17 +49,28 @@ class MatchContext:
         outputs = frozenset(tensor.name for tensor in graph.gs.outputs)
         return MatchContext(graph, infer_shapes(graph), outputs, graph.tensors())
 
-    def only_consumer(self, tensor: gs.Tensor, role: str) -> gs.Node:
-        """Returns the single consumer of a value; fails if it is an output or used elsewhere too."""
+    def only_consumer(
+        self, tensor: gs.Tensor, role: str, *, aside: gs.Node | None = None, depth: int = 1000
+    ) -> gs.Node:
+        """Returns the single consumer of a value; fails if it is an output or used elsewhere too.
+
+        Args:
+            tensor: The value.
+            role: What it is, for the message.
+            aside: A consumer that does not count.
+            depth: How many steps were understood before.
+        """
         if tensor.name in self.outputs:
             raise MatchFailure(
                 f"the {role} ('{tensor.name}') is an output of the model",
                 "export the model without attention weights (output_attentions=False)",
+                depth=depth,
             )
-        consumers = list({id(node): node for node in tensor.outputs}.values())
+        consumers = list({id(node): node for node in tensor.outputs if node is not aside}.values())
         if len(consumers) != 1:
             names = ", ".join(f"'{node.name}'" for node in consumers[:3]) or "nothing"
             raise MatchFailure(
-                f"the {role} ('{tensor.name}') is used by {len(consumers)} nodes ({names})"
+                f"the {role} ('{tensor.name}') is used by {len(consumers)} nodes ({names})",
+                depth=depth,
             )
         return consumers[0]

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
+from qfa_passes.core.site import Operand
+from qfa_passes.core.view import View, ViewOp
 from qfa_passes.match.context import MatchContext, MatchFailure
+from qfa_passes.match.element_types import type_code
 from qfa_passes.match.views import HeadsView
 
 _ELEMENT_TYPES: Final = {
     np.dtype(np.float32): onnx.TensorProto.FLOAT,
     np.dtype(np.float16): onnx.TensorProto.FLOAT16,
 }
+_WIDEST_FIRST: Final = (
+    onnx.TensorProto.DOUBLE,
+    onnx.TensorProto.FLOAT,
+    onnx.TensorProto.BFLOAT16,
+    onnx.TensorProto.FLOAT16,
+)
 _LARGEST_CHANNELS: Final = 1024
 
 
@@ -36,6 +46,31 @@ def element_type(tensor: gs.Tensor) -> int:
         raise MatchFailure(
             f"'{tensor.name}' has type {tensor.dtype}, expected float32, float16 or bfloat16"
         ) from None
+
+
+def as_one_type(context: MatchContext, *views: HeadsView | None) -> tuple[HeadsView | None, ...]:
+    """The operands with those of a narrower float type widened, as where only the PV product runs in float32."""
+    types = [None if view is None else _type_below(context, view.operand) for view in views]
+    wide = next((code for code in _WIDEST_FIRST if code in types), None)
+    return tuple(
+        view
+        if view is None or code == wide or code is None or wide is None
+        else replace(view, operand=_widened(view.operand, wide))
+        for view, code in zip(views, types, strict=True)
+    )
+
+
+def _type_below(context: MatchContext, operand: Operand) -> int | None:
+    """The element type of an operand after its views."""
+    for view in reversed(operand.views):
+        if view.op is ViewOp.CAST:
+            return view.numbers[0]
+    return type_code(context.tensors[operand.tensor].dtype)
+
+
+def _widened(operand: Operand, code: int) -> Operand:
+    plain = tuple(view for view in operand.views if view.op is not ViewOp.CAST)
+    return replace(operand, views=(*plain, View(ViewOp.CAST, (code,))))
 
 
 def check_operands(
@@ -77,7 +112,8 @@ def check_operands(
                 f"Q has batch {query.batch} and {letter} has batch {view.batch}, so that one may be"
                 " broadcast over the other"
             )
-    types = {element_type(context.tensors[view.operand.tensor]) for view in (query, key, value)}
-    if len(types) != 1:
+    for view in (query, key, value):
+        element_type(context.tensors[view.operand.tensor])
+    if len({_type_below(context, view.operand) for view in (query, key, value)}) != 1:
         raise MatchFailure("Q, K and V have different element types")
     return heads, kv_heads

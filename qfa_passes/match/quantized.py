@@ -87,6 +87,24 @@ def keeps_weights(quantize: gs.Node, dequantize: gs.Node) -> bool:
     return 0 < float(step) <= _COARSEST_WEIGHT_STEP and lowest <= 0 and highest >= 1 - float(step)
 
 
+def rounds_scores(quantize: gs.Node, dequantize: gs.Node) -> bool:
+    """True if a Q/DQ pair does no more than round to steps of one size, the same ones both ways."""
+    for position in (1, 2):
+        pair = [
+            constant_value(node.inputs[position])
+            if len(node.inputs) > position and node.inputs[position].name
+            else None
+            for node in (quantize, dequantize)
+        ]
+        first, second = pair
+        if first is None or second is None:
+            if position == 1 or first is not second:
+                return False
+        elif first.size != 1 or first.dtype != second.dtype or first != second:
+            return False
+    return True
+
+
 def _symmetric(node: gs.Node) -> bool:
     if len(node.inputs) < 3 or not node.inputs[2].name:
         return False  # the code type would be a matter of the runtime

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import onnx_graphsurgeon as gs
 
-from qfa_passes.graph.constants import constant_value
 from qfa_passes.graph.ir import is_op, producer
 from qfa_passes.match.context import MatchContext, MatchFailure
+from qfa_passes.match.row_shift import over_last_axis
 from qfa_passes.match.scalars import fixed_scalar
 
 
@@ -62,14 +62,5 @@ def _fully_masked(context: MatchContext, condition: gs.Tensor) -> gs.Tensor | No
     for highest, infinity in (equal.inputs, equal.inputs[::-1]):
         reduce = producer(highest)
         if fixed_scalar(infinity, context.shapes) == float("-inf") and is_op(reduce, "ReduceMax"):
-            return reduce.inputs[0] if _over_last_axis(context, reduce) else None
+            return reduce.inputs[0] if over_last_axis(context, reduce) else None
     return None
-
-
-def _over_last_axis(context: MatchContext, reduce: gs.Node) -> bool:
-    axes = reduce.attrs.get("axes")
-    if axes is None and len(reduce.inputs) > 1:
-        value = constant_value(reduce.inputs[1])
-        axes = None if value is None else value.reshape(-1).tolist()
-    rank = context.shapes.rank(reduce.inputs[0])
-    return bool(reduce.attrs.get("keepdims", 1)) and rank is not None and axes in ([-1], [rank - 1])

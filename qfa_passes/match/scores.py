@@ -5,41 +5,66 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Final
 
-import numpy as np
-import onnx
 import onnx_graphsurgeon as gs
-from onnx import TensorProto
 
 from qfa_passes.core.site import MaskKind, MaskTerm
-from qfa_passes.graph.constants import scalar_value
 from qfa_passes.graph.dims import Dim
-from qfa_passes.graph.ir import producer
+from qfa_passes.graph.ir import is_op, producer
 from qfa_passes.graph.shapes import Shape
+from qfa_passes.match.atoms import RESHAPING, Axes, through, whole_axes
 from qfa_passes.match.context import MatchContext, MatchFailure
+from qfa_passes.match.element_types import FLOATS, type_code
+from qfa_passes.match.fills import uniform_value
+from qfa_passes.match.placing import PlacedMask
+from qfa_passes.match.quantized import rounds_scores
+from qfa_passes.match.row_shift import shifted_input
 from qfa_passes.match.scalars import scaled_input
 from qfa_passes.match.softcap import check_bend, is_bend, scale_and_cap
 
 _DEPTH: Final = 24
-MASKING: Final = -1e4
-"""A constant at or below this, put in place of a score or added to it, means: do not attend."""
-
-_FLOATS: Final = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
+MASKING: Final = -1e3
+"""A constant at or below this, put in place of a score, means: do not attend."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """softmax input = factor * (Q K^T), or factor * tanh(bent * (Q K^T)), with mask terms added (in any order)."""
+    """softmax input = factor * (Q K^T), or factor * tanh(bent * (Q K^T)), with masks added.
+
+    Attributes:
+        product: The node of Q K^T.
+        factor: On the scores, or on the tanh.
+        masks: In the order of the nodes that apply them.
+        nodes: From the softmax up to the product.
+        shape: Shape of Q K^T.
+        axes: What the axes in front of the softmax are, in atoms of those of Q K^T.
+        bent: Factor inside the tanh; None: there is none.
+        notes: What was undone on the way.
+    """
 
     product: gs.Node
     factor: float
-    masks: tuple[MaskTerm, ...]
+    masks: tuple[PlacedMask, ...]
     nodes: tuple[gs.Node, ...]
+    shape: Shape
+    axes: Axes
     bent: float | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def scale_and_cap(self) -> tuple[float, float]:
         """Factor on Q K^T, and softcap (0: none); raises MatchFailure."""
         return scale_and_cap(self.factor, self.bent)
+
+    @property
+    def biases(self) -> frozenset[str]:
+        """Names of the values that are added."""
+        return frozenset(m.term.tensor for m in self.masks if m.term.kind is MaskKind.BIAS)
+
+    def after(self, node: gs.Node, note: str = "") -> Scores:
+        """The same scores below a node that changes none."""
+        return replace(
+            self, nodes=(node, *self.nodes), notes=(*self.notes, note) if note else self.notes
+        )
 
 
 def read_scores(context: MatchContext, tensor: gs.Tensor) -> Scores:
@@ -47,45 +72,118 @@ def read_scores(context: MatchContext, tensor: gs.Tensor) -> Scores:
     return _read(context, tensor, 0)
 
 
-def _read(context: MatchContext, tensor: gs.Tensor, depth: int) -> Scores:
+def _read(
+    context: MatchContext, tensor: gs.Tensor, depth: int, aside: gs.Node | None = None
+) -> Scores:
+    """Reads the scores ``tensor``; ``aside`` reads them too, for something that changes nothing."""
     node = producer(tensor)
     if node is None:
-        raise MatchFailure(f"the scores come from '{tensor.name}', which no node computes")
+        raise MatchFailure(
+            f"the scores come from '{tensor.name}', which no node computes", depth=depth
+        )
     if depth > _DEPTH:
-        raise MatchFailure(f"more than {_DEPTH} steps between the softmax and the QK^T product")
+        raise MatchFailure(
+            f"more than {_DEPTH} steps between the softmax and the QK^T product", depth=depth
+        )
     if node.domain:
         raise MatchFailure(
-            f"operator {node.domain}::{node.op} (node '{node.name}') stands between QK^T and softmax"
+            f"operator {node.domain}::{node.op} (node '{node.name}') stands between QK^T and softmax",
+            depth=depth,
         )
-    context.only_consumer(tensor, "score matrix")
+    context.only_consumer(tensor, "score matrix", aside=aside, depth=depth)
     if node.op == "MatMul":
-        return Scores(node, 1.0, (), (node,))
+        return _product(context, node)
     if node.op in ("Cast", "Identity"):
         check_float(node)
-        inner = _read(context, node.inputs[0], depth + 1)
-        return replace(inner, nodes=(node, *inner.nodes))
+        return _read(context, node.inputs[0], depth + 1).after(node)
+    if node.op in RESHAPING:
+        return _reshaped(context, node, _read(context, node.inputs[0], depth + 1))
+    if node.op == "DequantizeLinear":
+        return _read_rounded(context, node, depth)
     if is_bend(node):
         inner = _read(context, node.inputs[0], depth + 1)
         check_bend(node, masked=bool(inner.masks), bent=inner.bent is not None)
-        return replace(inner, factor=1.0, nodes=(node, *inner.nodes), bent=inner.factor)
+        return replace(inner.after(node), factor=1.0, bent=inner.factor)
     scaled = scaled_input(node, context.shapes)
     if scaled is not None:
-        source, factor = scaled
-        inner = _read(context, source, depth + 1)
-        if inner.masks:
-            raise MatchFailure(f"node '{node.name}' scales the scores after a mask was added")
-        return replace(inner, factor=inner.factor * factor, nodes=(node, *inner.nodes))
-    if node.op == "Add":
+        inner = _scaled(node, scaled[1], _read(context, scaled[0], depth + 1))
+        more = (context.shapes.rank(node.outputs[0]) or 0) - len(inner.axes)
+        return replace(inner, axes=(*((),) * more, *inner.axes))  # a factor may have more axes
+    if node.op == "Sub":
+        shifted = shifted_input(context, node)
+        if shifted is not None:
+            source, reduce = shifted
+            return _read(context, source, depth + 1, aside=reduce).after(node)
+    if node.op in ("Add", "Sub"):
         return _read_add(context, node, depth)
     if node.op == "Where":
         return _read_where(context, node, depth)
-    hints = {
-        "Concat": "attention sinks are not supported by this release",
-        "Reshape": "scores with merged batch and head axes are not supported by this release",
-    }
     raise MatchFailure(
-        f"operator {node.op} (node '{node.name}') between QK^T and softmax", hints.get(node.op, "")
+        f"operator {node.op} (node '{node.name}') between QK^T and softmax",
+        "a factor on the scores must be one number for all heads" if node.op == "Mul" else "",
+        depth=depth,
     )
+
+
+def _product(context: MatchContext, node: gs.Node) -> Scores:
+    shape = context.shapes.shape(node.outputs[0])
+    if shape is None or len(shape) < 2 or any(_rank(context, node, i) < 2 for i in (0, 1)):
+        raise MatchFailure(f"the shape of the product '{node.name}' is not known")
+    return Scores(node, 1.0, (), (node,), shape, whole_axes(shape))
+
+
+def _rank(context: MatchContext, node: gs.Node, position: int) -> int:
+    return context.shapes.rank(node.inputs[position]) or 0
+
+
+def _reshaped(context: MatchContext, node: gs.Node, inner: Scores) -> Scores:
+    target = context.shapes.shape(node.outputs[0])
+    axes = None if target is None else through(node, inner.axes, target, context.shapes)
+    if axes is None:
+        raise MatchFailure(
+            f"what node '{node.name}' makes of the axes of the scores is not understood:"
+            f" {_listed(context.shapes.shape(node.inputs[0]))} to {_listed(target)}"
+        )
+    return replace(inner.after(node), axes=axes)
+
+
+def _listed(shape: Shape | None) -> str:
+    return "an unknown shape" if shape is None else str(list(shape))
+
+
+def _scaled(node: gs.Node, factor: float, inner: Scores) -> Scores:
+    masks = []
+    for mask in inner.masks:
+        term = mask.term
+        if term.kind is MaskKind.BIAS:
+            term = replace(term, factor=term.factor * factor)
+        elif not term.fill * factor <= MASKING:
+            raise MatchFailure(
+                f"node '{node.name}' scales masked scores to {term.fill * factor:g}, which does not mask them"
+            )
+        else:
+            term = replace(term, fill=term.fill * factor)
+        masks.append(replace(mask, term=term))
+    return replace(inner.after(node), factor=inner.factor * factor, masks=tuple(masks))
+
+
+def _read_rounded(context: MatchContext, dequantize: gs.Node, depth: int) -> Scores:
+    quantize = producer(dequantize.inputs[0])
+    if quantize is None or not is_op(quantize, "QuantizeLinear"):
+        raise MatchFailure(f"the scores of '{dequantize.name}' are integers that were not rounded")
+    context.only_consumer(dequantize.inputs[0], "quantized score matrix", depth=depth)
+    inner = _read(context, quantize.inputs[0], depth + 1)
+    if inner.masks:
+        raise MatchFailure(
+            f"nodes '{quantize.name}' and '{dequantize.name}' round scores that hold a mask, so that masked keys keep a"
+            " weight",
+            "leave the addition of the mask out of quantization",
+        )
+    if not rounds_scores(quantize, dequantize):
+        raise MatchFailure(
+            f"the codes of '{quantize.name}' and '{dequantize.name}' are not one step for all scores"
+        )
+    return inner.after(quantize).after(dequantize, "Q/DQ of the scores absorbed")
 
 
 def _read_add(context: MatchContext, node: gs.Node, depth: int) -> Scores:
@@ -99,21 +197,61 @@ def _read_add(context: MatchContext, node: gs.Node, depth: int) -> Scores:
         except MatchFailure as failure:
             failures.append(failure)
     if not found:
-        raise max(failures, key=lambda failure: len(failure.hint))
-    if len(found) == 2:
-        raise MatchFailure(
-            f"both operands of '{node.name}' are products; which one is QK^T is not clear"
-        )
-    inner, bias = found[0]
-    check_mask(context, node, context.shapes.shape(inner.product.outputs[0]), bias)
-    masks = (*inner.masks, MaskTerm(bias.name, MaskKind.BIAS))
-    return replace(inner, masks=masks, nodes=(node, *inner.nodes))
+        raise max(failures, key=lambda failure: failure.depth)
+    inner, bias = found[0] if len(found) == 1 else _likelier(context, node, found)
+    negated = node.op == "Sub" and bias is node.inputs[0]  # bias - scores
+    factor = -1.0 if node.op == "Sub" and not negated else 1.0
+    score = node.inputs[int(bias is node.inputs[0])]
+    scores = _placed(context, node, score, inner, MaskTerm(bias.name, MaskKind.BIAS, factor=factor))
+    if not negated:
+        return scores
+    last = scores.masks[-1]
+    turned = _scaled(node, -1.0, inner)
+    return replace(turned, masks=(*turned.masks, last))
+
+
+def _likelier(
+    context: MatchContext, node: gs.Node, found: list[tuple[Scores, gs.Tensor]]
+) -> tuple[Scores, gs.Tensor]:
+    """Of two sums of products the one with QK^T; the other is a bias. Both readings are true if they can be had."""
+    after = context.shapes.shape(node.outputs[0])
+    whole = [
+        entry
+        for entry, score in zip(found, node.inputs, strict=True)
+        if context.shapes.shape(score) == after and not _by_table(entry[0].product)
+    ]
+    plain = [entry for entry in whole if not entry[0].masks and entry[0].bent is None]
+    direct = [entry for entry in plain if len(entry[0].nodes) <= _FEW]
+    for choice in (whole, plain, direct):
+        if len(choice) == 1:
+            return choice[0]
+    raise MatchFailure(
+        f"both operands of '{node.name}' are products; which one is QK^T is not clear"
+    )
+
+
+_FEW: Final = 4
+"""A product that is turned into scores in no more steps is QK^T rather than a bias of positions."""
+
+
+def _by_table(product: gs.Node) -> bool:
+    """True for a product with a constant, such as a table of relative positions."""
+    return any(isinstance(tensor, gs.Constant) for tensor in product.inputs)
+
+
+def _placed(
+    context: MatchContext, node: gs.Node, score: gs.Tensor, inner: Scores, term: MaskTerm
+) -> Scores:
+    """The scores ``inner`` of the value ``score`` once ``node`` has applied a mask to them."""
+    extents = check_mask(context, node, context.shapes.shape(score), context.tensors[term.tensor])
+    masks = (*inner.masks, PlacedMask(term, extents, inner.axes))
+    return replace(inner.after(node), masks=masks)
 
 
 def _read_where(context: MatchContext, node: gs.Node, depth: int) -> Scores:
     condition, yes, no = node.inputs
     for score, other, inverted in ((yes, no, False), (no, yes, True)):
-        fill = scalar_value(other)
+        fill = uniform_value(other, context.shapes)
         if fill is None:
             continue
         if not fill <= MASKING:
@@ -121,16 +259,19 @@ def _read_where(context: MatchContext, node: gs.Node, depth: int) -> Scores:
                 f"node '{node.name}' puts {fill:g} in place of scores, which does not mask them"
             )
         inner = _read(context, score, depth + 1)
-        check_mask(context, node, context.shapes.shape(inner.product.outputs[0]), condition)
-        term = MaskTerm(condition.name, MaskKind.DROP if inverted else MaskKind.KEEP, fill)
-        return replace(inner, masks=(*inner.masks, term), nodes=(node, *inner.nodes))
+        check_mask(context, node, context.shapes.shape(score), other)
+        kind = MaskKind.DROP if inverted else MaskKind.KEEP
+        return _placed(context, node, score, inner, MaskTerm(condition.name, kind, fill))
     raise MatchFailure(
-        f"node '{node.name}' selects between two computed values, none of them a masking constant"
+        f"node '{node.name}' selects between two computed values, none of them a masking constant",
+        depth=depth,
     )
 
 
-def check_mask(context: MatchContext, node: gs.Node, scores: Shape | None, mask: gs.Tensor) -> None:
-    """Refuses a mask that stretches the scores, as far as that can be told before a run."""
+def check_mask(
+    context: MatchContext, node: gs.Node, scores: Shape | None, mask: gs.Tensor
+) -> Shape:
+    """Refuses a mask that stretches the scores, as far as that can be told before a run; returns the mask's shape."""
     extents, after = context.shapes.shape(mask), context.shapes.rank(node.outputs[0])
     if scores is None or extents is None or after != len(scores):
         raise MatchFailure(
@@ -144,15 +285,10 @@ def check_mask(context: MatchContext, node: gs.Node, scores: Shape | None, mask:
                 f"the mask '{mask.name}' stretches the scores at node '{node.name}':"
                 f" {list(extents)} against {list(scores)}"
             )
+    return extents
 
 
 def check_float(node: gs.Node) -> None:
     """Refuses a cast of scores or weights to a type that is not a plain float."""
-    if node.op == "Cast" and _type_code(node.attrs.get("to")) not in _FLOATS:
+    if node.op == "Cast" and type_code(node.attrs.get("to")) not in FLOATS:
         raise MatchFailure(f"node '{node.name}' casts to a type that is no plain float")
-
-
-def _type_code(target: object) -> int:
-    if isinstance(target, int):
-        return target
-    return int(onnx.helper.np_dtype_to_tensor_dtype(np.dtype(target)))  # type: ignore[call-overload]

@@ -1,9 +1,8 @@
-"""The algebra of layouts: which tensor, permuted, is Q, K or V, once transposes, reshapes and repeats are undone.
+"""Which tensor, viewed how, is Q, K or V, once transposes, reshapes and repeats are undone.
 
-Between a projection and the attention product exporters put any mix of Transpose, Reshape, Unsqueeze, Expand, a scale
-and Q/DQ. Each value on that chain is a *view* of the value at its top: every axis of it is an ordered product of atoms,
-where an atom is an axis of the top (or a factor of one) or a repeat. Walking the chain down from each candidate top
-tells whether the bottom is that candidate with its axes permuted and its heads repeated.
+Between a projection and the attention product exporters put any mix of Transpose, Reshape, Unsqueeze, Expand, a scale,
+a Cast and Q/DQ. Each value on that chain is a *view* of the value at its top (match/atoms.py). Walking the chain down
+from each candidate top tells whether the bottom is that candidate with its axes arranged anew and its heads repeated.
 """
 
 from __future__ import annotations
@@ -14,37 +13,43 @@ from typing import Final
 import onnx_graphsurgeon as gs
 
 from qfa_passes.core.site import Operand
-from qfa_passes.core.view import permute
-from qfa_passes.graph.dims import Dim, product
+from qfa_passes.core.view import View, ViewOp, Views, permute
+from qfa_passes.graph.dims import Dim
 from qfa_passes.graph.ir import is_op, producer
 from qfa_passes.graph.shapes import Shape, ShapeMap
+from qfa_passes.match.atoms import (
+    REPEATING,
+    RESHAPING,
+    Atom,
+    Axes,
+    Axis,
+    extent_of,
+    flat,
+    regroup,
+    through,
+    whole_axes,
+)
+from qfa_passes.match.element_types import cast_view, is_float
 from qfa_passes.match.quantized import QdqPair, read_qdq
+from qfa_passes.match.reshaping import reshape_views
 from qfa_passes.match.scalars import scaled_input
 
 _LONGEST: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
-class Atom:
-    """A factor of an axis.
+class Lead:
+    """How the axes in front of the last two of a product are batch and heads.
 
     Attributes:
-        extent: Its size.
-        source: The top's axis that it is, or None for a repeat.
-        part: Tells the halves of a split axis apart; empty for a whole one.
+        batch: B.
+        heads: H, counting repeats.
+        shape: The extents in front of the last two of the product, whose product is B * H.
     """
 
-    extent: Dim
-    source: int | None
-    part: tuple[int, ...] = ()
-
-    @property
-    def whole(self) -> bool:
-        """True if the atom is an entire axis of the top."""
-        return self.source is not None and not self.part
-
-
-Axis = tuple[Atom, ...]
+    batch: Dim
+    heads: Dim
+    shape: Shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +67,7 @@ class HeadsView:
     """An operand read through its views.
 
     Attributes:
-        operand: Tensor and permutation to (batch, heads, rows, channels).
+        operand: Tensor and views to (batch, heads, rows, channels).
         heads: Heads that the operand holds.
         repeat: How often each head is used in a row (grouped queries).
         batch: Extent of the batch axis.
@@ -87,6 +92,7 @@ class _Walk:
     factor: float
     scale: tuple[float, ...] | None
     path: tuple[str, ...]
+    casts: Views
     notes: list[str]
 
 
@@ -97,34 +103,36 @@ def read_operand(
     *,
     transposed: bool = False,
     scaled: bool = True,
+    lead: Lead | None = None,
 ) -> HeadsView | None:
-    """Reads a 4-D operand of an attention product.
+    """Reads an operand of an attention product.
 
     Args:
         consumer: The product that reads the operand.
-        position: Which input of it: (B, H, rows, channels), or (B, H, channels, rows) when ``transposed``.
+        position: Which input of it: (..., rows, channels), or (..., channels, rows) when ``transposed``.
         shapes: Symbolic shapes of the graph.
         transposed: Whether channels come before rows (K^T).
         scaled: Whether a constant factor on the way may be read as part of the scale.
+        lead: What the axes in front are; None: they are (B, H).
 
     Returns:
-        The best reading (repeats undone, Q/DQ absorbed, no extra Transpose, as far up as possible), or None.
+        The best reading (repeats undone, Q/DQ absorbed, few views, as far up as possible), or None.
     """
     tensor = consumer.inputs[position]
-    steps = _chain(tensor, shapes, scaled)
+    steps = operand_chain(tensor, shapes, scaled=scaled)
     best: tuple[tuple[int, int, int, int], HeadsView] | None = None
     for height in range(len(steps) + 1):
-        view = _read_from(consumer, tensor, steps[:height], shapes, transposed)
+        view = _read_from(consumer, tensor, steps[:height], shapes, transposed, lead)
         if view is None:
             continue
         absorbed = sum(step.qdq is not None for step in steps[:height])
-        rank = (absorbed, -view.heads, int(not view.operand.views), height)
+        rank = (absorbed, -view.heads, -_cost(view.operand.views), height)
         if best is None or rank > best[0]:
             best = (rank, view)
     return None if best is None else best[1]
 
 
-def _chain(tensor: gs.Tensor, shapes: ShapeMap, scaled: bool) -> list[Step]:
+def operand_chain(tensor: gs.Tensor, shapes: ShapeMap, *, scaled: bool = True) -> list[Step]:
     """The view steps above a value, nearest first."""
     steps: list[Step] = []
     while len(steps) < _LONGEST:
@@ -139,8 +147,27 @@ def _chain(tensor: gs.Tensor, shapes: ShapeMap, scaled: bool) -> list[Step]:
     return steps
 
 
+def axes_below(tensor: gs.Tensor, steps: list[Step], shapes: ShapeMap) -> Axes | None:
+    """What the axes of a value are in terms of those at the top of the steps above it; None if that is not clear."""
+    top = shapes.shape(steps[-1].upper if steps else tensor)
+    axes: Axes | None = None if top is None else whole_axes(top)
+    for position in range(len(steps) - 1, -1, -1):
+        target = shapes.shape(steps[position - 1].upper if position else tensor)
+        if axes is None or target is None:
+            return None
+        axes = through(steps[position].node, axes, target, shapes)
+    return axes
+
+
+def _cost(views: Views) -> int:
+    """Work that the views make, roughly: what moves numbers counts, but two moves are hardly worse than one."""
+    return min(sum(view.op in (ViewOp.TRANSPOSE, ViewOp.CAST) for view in views), 1) + min(
+        sum(view.op not in (ViewOp.TRANSPOSE, ViewOp.CAST) for view in views), 1
+    )
+
+
 def _step(node: gs.Node, shapes: ShapeMap) -> Step | None:
-    if is_op(node, "Transpose", "Reshape", "Unsqueeze", "Squeeze", "Expand", "Identity"):
+    if is_op(node, *RESHAPING, *REPEATING, "Identity"):
         return Step(node, node.inputs[0])
     scaled = scaled_input(node, shapes)
     if scaled is not None:
@@ -148,30 +175,27 @@ def _step(node: gs.Node, shapes: ShapeMap) -> Step | None:
     pair = read_qdq(node)
     if pair is not None:
         return Step(node, pair.source, qdq=pair)
+    if is_op(node, "Cast") and is_float(node.inputs[0]) and is_float(node.outputs[0]):
+        return Step(node, node.inputs[0])
     return None
 
 
 def _read_from(
-    consumer: gs.Node, tensor: gs.Tensor, steps: list[Step], shapes: ShapeMap, transposed: bool
+    consumer: gs.Node,
+    tensor: gs.Tensor,
+    steps: list[Step],
+    shapes: ShapeMap,
+    transposed: bool,
+    lead: Lead | None,
 ) -> HeadsView | None:
     top = steps[-1].upper if steps else tensor
-    top_shape = shapes.shape(top)
-    if top_shape is None or len(top_shape) != 4:
+    top_shape, axes = shapes.shape(top), axes_below(tensor, steps, shapes)
+    if top_shape is None or axes is None:
         return None
-    axes: tuple[Axis, ...] | None = tuple(
-        (Atom(extent, axis),) for axis, extent in enumerate(top_shape)
-    )
     factor, notes = 1.0, list[str]()
     scale: tuple[float, ...] | None = None
-    for position in range(len(steps) - 1, -1, -1):
-        step = steps[position]
-        below = steps[position - 1].upper if position else tensor
-        target = shapes.shape(below)
-        axes = (
-            _apply(step, axes, target, shapes) if axes is not None and target is not None else None
-        )
-        if axes is None:
-            return None
+    casts: Views = ()
+    for step in reversed(steps):
         factor *= step.factor
         if step.qdq is not None:
             if scale is not None:
@@ -179,105 +203,91 @@ def _read_from(
             # What was multiplied in above the pair goes into the scale of the scores, so the pair's step shrinks by it.
             scale = tuple(size / abs(factor) for size in step.qdq.scale)
             notes.append("Q/DQ absorbed")
+        elif step.node.op == "Cast":
+            if casts:
+                return None  # the one between may round
+            casts = cast_view(step.node.outputs[0])
     path = (*(step.node.name for step in reversed(steps)), consumer.name)
-    return _canonical(top, top_shape, axes or (), transposed, _Walk(factor, scale, path, notes))
+    walk = _Walk(factor, scale, path, casts, notes)
+    return _canonical(top, top_shape, _aligned(axes, transposed, lead), walk)
 
 
-def _apply(
-    step: Step, axes: tuple[Axis, ...], target: Shape, shapes: ShapeMap
-) -> tuple[Axis, ...] | None:
-    node = step.node
-    if node.op == "Transpose":
-        perm = node.attrs.get("perm") or list(range(len(axes)))[::-1]
-        if len(perm) != len(axes):
-            return None
-        return tuple(axes[axis] for axis in perm)
-    if node.op in ("Reshape", "Unsqueeze", "Squeeze"):
-        return regroup(tuple(atom for axis in axes for atom in axis), target)
-    if node.op == "Expand":
-        return _expand(axes, target)
-    return axes if len(axes) == len(target) else None
-
-
-def _expand(axes: tuple[Axis, ...], target: Shape) -> tuple[Axis, ...] | None:
-    if len(target) < len(axes):
+def _aligned(axes: Axes, transposed: bool, lead: Lead | None) -> Axes | None:
+    """(batch, heads, rows, channels) in atoms; None if the axes in front are not batch and heads."""
+    if len(axes) < 2:
         return None
-    padded: tuple[Axis, ...] = ((),) * (len(target) - len(axes)) + axes
-    result: list[Axis] = []
-    for axis, extent in zip(padded, target, strict=True):
-        own = product(tuple(atom.extent for atom in axis))
-        if own == extent:
-            result.append(axis)
-        elif own == 1:
-            result.append((Atom(extent, None),))
-        else:
-            return None
-    return tuple(result)
-
-
-def regroup(atoms: tuple[Atom, ...], target: Shape) -> tuple[Axis, ...] | None:
-    """Deals atoms out to the extents of a reshaped value, splitting an atom where an extent divides it."""
-    rest = [atom for atom in atoms if atom.extent != 1]
-    result: list[Axis] = []
-    for extent in target:
-        taken: list[Atom] = []
-        have = Dim.of(1)
-        while have != extent:
-            if not rest:
-                return None
-            wanted = extent.divide(have)
-            if wanted is None:
-                return None
-            atom = rest.pop(0)
-            if wanted.divide(atom.extent) is None:
-                inner = atom.extent.divide(wanted)
-                if inner is None:
-                    return None
-                rest.insert(0, Atom(inner, atom.source, (*atom.part, 1)))
-                atom = Atom(wanted, atom.source, (*atom.part, 0))
-            taken.append(atom)
-            have = have * atom.extent
-        result.append(tuple(taken))
-    return tuple(result) if not rest else None
+    rows, channels = axes[-1:-3:-1] if transposed else axes[-2:]
+    front = axes[:-2]
+    if lead is None:
+        return (*front, rows, channels) if len(front) == 2 else None
+    if len(front) > len(lead.shape):
+        return None
+    missing = len(lead.shape) - len(front)
+    stretched: list[Axis] = []
+    for axis, extent in zip(((),) * missing + front, lead.shape, strict=True):
+        own = extent_of(axis)
+        stretched.append((Atom(extent, None),) if own == 1 and extent != 1 else axis)
+    grouped = regroup(flat(stretched), (lead.batch, lead.heads))
+    if grouped is None and len(front) == len(lead.shape) == 2:
+        grouped = front  # batch or heads do not fit, and the message shall say which
+    return None if grouped is None else (*grouped, rows, channels)
 
 
 def _canonical(
-    top: gs.Tensor,
-    top_shape: Shape,
-    axes: tuple[Axis, ...],
-    transposed: bool,
-    walk: _Walk,
+    top: gs.Tensor, top_shape: Shape, axes: Axes | None, walk: _Walk
 ) -> HeadsView | None:
-    """Checks that the bottom is (batch, heads x repeat, rows, channels) of whole axes of the top."""
-    if len(axes) != 4:
+    """Checks that the bottom is (batch, heads x repeat, rows, channels) of axes of the top."""
+    if axes is None:
         return None
-    batch, heads, rows, channels = (axes[0], axes[1], axes[3], axes[2]) if transposed else axes
+    batch, heads, rows, channels = axes
     repeats = [atom for atom in heads if atom.source is None]
     owners = tuple(atom for atom in heads if atom.source is not None)
     if repeats and heads[: len(owners)] != owners:
         return None  # the repeat is outermost: query head h would read head h % Hkv
-    notes = list(walk.notes)
-    places: list[int | None] = []
-    for group in (batch, owners, rows, channels):
-        atoms = [atom for atom in group if atom.extent != 1]
-        if len(atoms) > 1 or any(not atom.whole for atom in atoms):
-            return None
-        places.append(atoms[0].source if atoms else None)
-    used = {place for place in places if place is not None}
-    spare = [axis for axis in range(4) if axis not in used]
-    if any(top_shape[axis] != 1 for axis in spare):
+    own_batch = tuple(atom for atom in batch if atom.source is not None)
+    views = arrangement(top_shape, (own_batch, owners, rows, channels))
+    if views is None:
         return None
-    perm = tuple(place if place is not None else spare.pop(0) for place in places)
-    head_count, repeat = (
-        top_shape[perm[1]].value,
-        product(tuple(atom.extent for atom in repeats)).value,
-    )
-    channel_count = top_shape[perm[3]].value
+    shared = extent_of(batch).value if own_batch != batch and not own_batch else None
+    if shared is not None:  # one for all, in a batch of a fixed number
+        views, own_batch = (*views, View(ViewOp.EXPAND, (shared, 1, 1, 1))), batch
+    counts = [extent_of(axis).value for axis in (owners, tuple(repeats), channels)]
+    head_count, repeat, channel_count = counts
     if head_count is None or repeat is None or channel_count is None:
         return None
+    notes = list(walk.notes)
     if repeats:
         notes.append(f"{repeat}-fold repeated heads folded")
-    operand = Operand(top.name, permute(*perm), walk.scale, walk.path)
+    operand = Operand(top.name, (*views, *walk.casts), walk.scale, walk.path)
     return HeadsView(
-        operand, head_count, repeat, top_shape[perm[0]], channel_count, walk.factor, tuple(notes)
+        operand, head_count, repeat, extent_of(own_batch), channel_count, walk.factor, tuple(notes)
     )
+
+
+def arrangement(top_shape: Shape, groups: Axes) -> Views | None:
+    """The steps from a top to an arrangement of all its axes; None if some are missing or the steps cannot be told."""
+    wanted = [[atom for atom in group if atom.extent != 1] for group in groups]
+    pieces: list[Atom] = []
+    for axis, extent in enumerate(top_shape):
+        own = sorted(
+            (atom for group in wanted for atom in group if atom.source == axis),
+            key=lambda atom: atom.part,
+        )
+        if extent_of(tuple(own)) != extent:
+            return None
+        pieces.extend(own or [Atom(extent, axis)])
+    spare = [atom for atom in pieces if atom.extent == 1]
+    order: list[Atom] = []
+    for group in wanted:
+        order.extend(group or spare[:1])
+        spare = spare if group else spare[1:]
+    order = [*spare, *order]  # axes of extent 1 that nothing asks for
+    if len(order) != len(pieces) or set(order) != set(pieces):
+        return None  # a repeat, or a piece twice
+    split = reshape_views(top_shape, tuple(atom.extent for atom in pieces))
+    merged = reshape_views(
+        tuple(atom.extent for atom in order), tuple(extent_of(tuple(group)) for group in wanted)
+    )
+    if split is None or merged is None:
+        return None
+    return (*split, *permute(*(pieces.index(atom) for atom in order)), *merged)

@@ -1,30 +1,55 @@
-"""From the softmax down to the PV product: casts, NaN guards, dropout and Q/DQ pairs that change no weight."""
+"""From the softmax down to the PV product: views, casts, NaN guards, dropout and Q/DQ pairs that change no weight."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
 import onnx_graphsurgeon as gs
 
 from qfa_passes.graph.constants import scalar_value
 from qfa_passes.graph.ir import is_op
+from qfa_passes.match.atoms import RESHAPING, Axes, through
 from qfa_passes.match.context import MatchContext, MatchFailure
 from qfa_passes.match.quantized import keeps_weights
 from qfa_passes.match.row_guard import row_guard
-from qfa_passes.match.scores import check_float
+from qfa_passes.match.scores import Scores, check_float
+from qfa_passes.match.sinks import Sink, drops_sink
+from qfa_passes.match.zeroed import zeroing
 
 _DEPTH: Final = 24
 
 
-def read_weights(
-    context: MatchContext, softmax: gs.Node, biases: frozenset[str]
-) -> tuple[gs.Node, tuple[str, ...], tuple[gs.Node, ...]]:
-    """Walks from the softmax down to the PV product; ``biases`` are the values added to the scores.
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """Where the weights go.
 
-    Returns:
-        The product, notes, and the nodes passed.
+    Attributes:
+        product: The node of P V.
+        position: Which of its inputs the weights are.
+        axes: What the axes of that input are, in atoms of the QK^T product's axes.
+        nodes: From the softmax down to the product.
+        notes: What was undone on the way.
+        zeroed: Names of the conditions whose masked keys get the weight 0 once more, in rows without a key too.
     """
-    tensor, notes, passed = softmax.outputs[0], [], []
+
+    product: gs.Node
+    position: int
+    axes: Axes
+    nodes: tuple[gs.Node, ...]
+    notes: tuple[str, ...]
+    zeroed: frozenset[str]
+
+
+def read_weights(
+    context: MatchContext, softmax: gs.Node, scores: Scores, sink: Sink | None
+) -> Weights:
+    """Walks from the softmax down to the PV product; raises MatchFailure with the first thing not understood."""
+    tensor, axes = softmax.outputs[0], scores.axes
+    notes: list[str] = []
+    passed: list[gs.Node] = []
+    zeroed: set[str] = set()
+    biases = scores.biases
     for _ in range(_DEPTH):
         guard = _nan_guard(context, tensor)
         if guard is not None:
@@ -41,36 +66,56 @@ def read_weights(
         node = context.only_consumer(tensor, "softmax output")
         passed.append(node)
         if is_op(node, "MatMul"):
-            if node.inputs[0].name != tensor.name:
+            if sink is not None:
                 raise MatchFailure(
-                    f"node '{node.name}' multiplies by the softmax output from the right"
+                    f"the weight of the sink '{sink.tensor}' reaches the product '{node.name}'"
                 )
-            return node, tuple(notes), tuple(passed)
+            position = next(i for i, value in enumerate(node.inputs) if value is tensor)
+            return Weights(node, position, axes, tuple(passed), tuple(notes), frozenset(zeroed))
         if is_op(node, "Cast", "Identity"):
             check_float(node)
-            tensor = node.outputs[0]
         elif is_op(node, "Dropout"):
             _check_inference(node)
-            tensor = node.outputs[0]
         elif is_op(node, "QuantizeLinear"):
-            after = context.only_consumer(node.outputs[0], "quantized softmax output")
-            if not is_op(after, "DequantizeLinear") or (
-                after.inputs[0].name != node.outputs[0].name
-            ):
-                raise MatchFailure(f"node '{after.name}' uses the quantized softmax output")
-            if not keeps_weights(node, after):
-                raise MatchFailure(
-                    f"the codes of '{node.name}' and '{after.name}' do not cover weights from 0 to 1"
-                )
+            node = _rounding(context, node)
+            passed.append(node)
             notes.append("Q/DQ of P absorbed")
-            passed.append(after)
-            tensor = after.outputs[0]
+        elif is_op(node, *RESHAPING):
+            axes = _reshaped(context, node, axes)
+        elif is_op(node, "Slice") and sink is not None:
+            drops_sink(context, node, sink)
+            sink = None
         else:
-            domain = f"{node.domain}::" if node.domain else ""
-            raise MatchFailure(
-                f"operator {domain}{node.op} (node '{node.name}') between softmax and PV"
-            )
+            condition = zeroing(context, node, tensor, scores)
+            if condition is None:
+                domain = f"{node.domain}::" if node.domain else ""
+                raise MatchFailure(
+                    f"operator {domain}{node.op} (node '{node.name}') between softmax and PV"
+                )
+            zeroed.add(condition)
+        tensor = node.outputs[0]
     raise MatchFailure(f"more than {_DEPTH} steps between the softmax and the PV product")
+
+
+def _rounding(context: MatchContext, quantize: gs.Node) -> gs.Node:
+    after = context.only_consumer(quantize.outputs[0], "quantized softmax output")
+    if not is_op(after, "DequantizeLinear") or after.inputs[0] is not quantize.outputs[0]:
+        raise MatchFailure(f"node '{after.name}' uses the quantized softmax output")
+    if not keeps_weights(quantize, after):
+        raise MatchFailure(
+            f"the codes of '{quantize.name}' and '{after.name}' do not cover weights from 0 to 1"
+        )
+    return after
+
+
+def _reshaped(context: MatchContext, node: gs.Node, axes: Axes) -> Axes:
+    target = context.shapes.shape(node.outputs[0])
+    after = None if target is None else through(node, axes, target, context.shapes)
+    if after is None:
+        raise MatchFailure(
+            f"what node '{node.name}' makes of the axes of the weights is not understood"
+        )
+    return after
 
 
 def _nan_guard(context: MatchContext, tensor: gs.Tensor) -> gs.Node | None:

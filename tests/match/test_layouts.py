@@ -180,7 +180,7 @@ REFUSED: Mapping[str, tuple[Block, str]] = {
     ),
     "heads of a symbolic number": (
         Block(inputs="float[B,H,S,8] q, float[B,H,T,8] k, float[B,H,T,6] v"),
-        "layout of Q",
+        "number of heads of 'n1' is not known",
     ),
     "channels of a symbolic number": (
         Block(inputs="float[B,4,S,D] q, float[B,4,T,D] k, float[B,4,T,6] v"),
@@ -189,13 +189,6 @@ REFUSED: Mapping[str, tuple[Block, str]] = {
     "too many channels": (
         Block(inputs="float[B,4,S,2048] q, float[B,4,T,2048] k, float[B,4,T,6] v"),
         "more than 1024 channels",
-    ),
-    "three dimensions": (
-        Block(
-            inputs="float[B,S,8] q, float[B,T,8] k, float[B,T,6] v",
-            keys="kt = Transpose<perm=[0,2,1]>(k)",
-        ),
-        "have rank 3",
     ),
     "double": (
         Block(inputs="double[B,4,S,8] q, double[B,4,T,8] k, double[B,4,T,6] v"),

@@ -100,7 +100,6 @@ REFUSED = {
     "infinite": ("float z = {0.0}", "x = Div(s, z)", "'n2'"),
     "not a number": ("float z = {0.0}", "n = Div(z, z) x = Mul(s, n)", "'n3'"),
     "divided by the scores": ("float c = {8.0}", "x = Div(c, s)", "'n2'"),
-    "raises the rank": ("float[1,1,1,1,1] c = {0.5}", "x = Mul(s, c)", "rank"),
     "squared": ("float c = {1.0}", "x = Mul(s, s)", "'n2'"),
     "added to themselves": ("float c = {1.0}", "x = Add(s, s)", "'n2'"),
     "sine": ("float c = {1.0}", "x = Sin(s)", "'n2'"),
@@ -112,18 +111,46 @@ REFUSED = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_other_arithmetic_on_the_scores_is_refused(name: str) -> None:
     constants, scores, named = REFUSED[name]
-    outputs = "float o" if "rank" in name else "float[B,4,S,6] o"
-    block = Block(constants=constants, scores=f"s = MatMul(q, kt) {scores}", outputs=outputs)
+    block = Block(constants=constants, scores=f"s = MatMul(q, kt) {scores}")
     assert named in refusal_of(block.model()).reason
 
 
-def test_scale_after_a_mask_is_refused() -> None:
-    block = Block(
-        inputs="float[B,4,S,8] q, float[B,4,T,8] k, float[B,4,T,6] v, float[B,1,1,T] bias",
-        constants=ROOT,
-        mask="m = Add(x, bias) y = Mul(m, c)",
+BIASED = "float[B,4,S,8] q, float[B,4,T,8] k, float[B,4,T,6] v, float[B,1,1,T] bias"
+
+
+def test_scale_after_a_mask_scales_it_too() -> None:
+    block = Block(inputs=BIASED, constants=ROOT, mask="m = Add(x, bias) y = Mul(m, c)")
+    site = check_site(block.model())
+    assert (site.scale, [term.factor for term in site.mask.terms]) == (0.125, [0.125])
+
+
+@pytest.mark.parametrize(
+    ("mask", "scale", "factor"), [("Sub(x, bias)", 1, -1), ("Sub(bias, x)", -1, 1)]
+)
+def test_subtracted_mask(mask: str, scale: float, factor: float) -> None:
+    site = check_site(Block(inputs=BIASED, mask=f"y = {mask}").model())
+    assert (site.scale, [term.factor for term in site.mask.terms]) == (scale, [factor])
+
+
+def test_scale_after_a_fill_scales_it_too() -> None:
+    inputs = BIASED.replace("float[B,1,1,T] bias", "bool[B,1,1,T] keep")
+    constants = "float low = {-1e9}, float c = {0.125}, float turned = {-0.125}"
+    masked = "m = Where(keep, x, low)"
+    site = check_site(
+        Block(inputs=inputs, constants=constants, mask=f"{masked} y = Mul(m, c)").model()
     )
-    assert "'n3' scales the scores after a mask" in refusal_of(block.model()).reason
+    assert (site.scale, [term.fill for term in site.mask.terms]) == (0.125, [-1.25e8])
+    turned = Block(inputs=inputs, constants=constants, mask=f"{masked} y = Mul(m, turned)")
+    assert "'n3' scales masked scores to 1.25e+08" in refusal_of(turned.model()).reason
+
+
+def test_factor_of_more_axes_than_the_scores() -> None:
+    block = Block(
+        constants="float[1,1,1,1,1] c = {0.5}",
+        scores="s = MatMul(q, kt) x = Mul(s, c)",
+        outputs="float[1,B,4,S,6] o",
+    )
+    assert check_site(block.model()).scale == 0.5
 
 
 def test_scale_that_is_an_input_with_a_default_is_no_constant() -> None:
