@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from types import MappingProxyType
+from typing import Final, Protocol
 
-from qfa_passes.core.outcome import SiteOutcome, SiteStatus
+from qfa_passes.core.outcome import Proof, SiteOutcome, SiteStatus, Standing
 from qfa_passes.core.plan import Plan
 from qfa_passes.core.site import AttentionSite, Refusal
+
+NO_PROOFS: Final[Mapping[str, Proof]] = MappingProxyType({})
 
 
 class Measured(Protocol):
@@ -39,6 +42,7 @@ def site_outcomes(
     *,
     bound: float,
     stopped: str = "",
+    proofs: Mapping[str, Proof] = NO_PROOFS,
 ) -> list[SiteOutcome]:
     """Returns one outcome per candidate, in graph order.
 
@@ -48,6 +52,7 @@ def site_outcomes(
         errors: What was measured, by site name.
         bound: Largest error of a site.
         stopped: The stage that the run ended with, if it did so before fusing.
+        proofs: Of the structure of sites, by name.
     """
     outcomes = []
     for entry in found:
@@ -55,8 +60,11 @@ def site_outcomes(
             reason = entry.reason + (f" ({entry.hint})" if entry.hint else "")
             outcomes.append(SiteOutcome(entry.where, SiteStatus.REFUSED, reason))
             continue
-        error = errors.get(entry.name)
-        status, reason = _fate(entry.name, plan, error, bound, stopped)
+        error, proof = errors.get(entry.name), proofs.get(entry.name)
+        if proof is not None and proof.standing is Standing.DISPROVEN:
+            status, reason = SiteStatus.RESTORED, proof.reason
+        else:
+            status, reason = _fate(entry.name, plan, error, bound, stopped)
         outcomes.append(
             SiteOutcome(
                 name=entry.name,
@@ -65,6 +73,7 @@ def site_outcomes(
                 nmse=None if error is None else error.nmse,
                 bound=None if error is None else error.allowed(bound),
                 description=entry.describe(),
+                proof=proof,
             )
         )
     return outcomes

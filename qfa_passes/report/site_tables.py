@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from rich.table import Table
 from rich.text import Text
 
-from qfa_passes.core.outcome import Report, SiteStatus
+from qfa_passes.core.outcome import Report, SiteOutcome, SiteStatus, Standing
 from qfa_passes.core.printable import printable
 from qfa_passes.core.site import AttentionSite, Refusal
 
@@ -40,6 +40,7 @@ def outcome_table(report: Report) -> Table | Text:
         "where",
         "attention",
         "status",
+        "structure",
         "NMSE",
         "bound",
         "reason",
@@ -49,11 +50,20 @@ def outcome_table(report: Report) -> Table | Text:
             Text(printable(site.name)),
             Text(printable(site.description)),
             Text(site.status.value, style=_STYLES[site.status]),
+            "-" if site.proof is None else site.proof.standing.value,
             "-" if site.nmse is None else f"{site.nmse:.1e}",
             "-" if site.bound is None else f"{site.bound:.0e}",
-            Text(printable(site.reason, 300)),
+            Text(printable(_remark(site), 300)),
         )
     return table
+
+
+def _remark(site: SiteOutcome) -> str:
+    """Why a site is not fused, or what its proof leaves open."""
+    if site.reason or site.proof is None or not site.proof.reason:
+        return site.reason
+    proven = site.proof.standing is Standing.PROVEN
+    return site.proof.reason if proven else f"not proven: {site.proof.reason}"
 
 
 def matched_table(found: Iterable[AttentionSite | Refusal], fused: int = 0) -> Table | Text:

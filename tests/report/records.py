@@ -9,7 +9,14 @@ from qfa_passes.core.comparison import (
     TensorError,
     Verdict,
 )
-from qfa_passes.core.outcome import Report, SiteOutcome, SiteStatus, StageTiming
+from qfa_passes.core.outcome import (
+    Proof,
+    Report,
+    SiteOutcome,
+    SiteStatus,
+    StageTiming,
+    Standing,
+)
 
 HOSTILE = "evil\x1b[31m[bold]\u202e\n/Softmax"
 
@@ -37,7 +44,14 @@ def report(name: str = "/layers.0/Softmax") -> Report:
         source="model.onnx",
         target="model.qfa.onnx",
         sites=[
-            SiteOutcome(name, SiteStatus.FUSED, nmse=1.5e-5, bound=5e-4, description="GQA 9:3"),
+            SiteOutcome(
+                name,
+                SiteStatus.FUSED,
+                nmse=1.5e-5,
+                bound=5e-4,
+                description="GQA 9:3",
+                proof=Proof(Standing.PROVEN, nmse=1e-14, runs=2, sizes="B 2, S 5, T 7"),
+            ),
             SiteOutcome("b", SiteStatus.RESTORED, "NMSE above the bound", float("nan"), 5e-4),
             SiteOutcome("c", SiteStatus.REFUSED, "softmax axis is 1"),
         ],

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import pytest
 
 from qfa_passes.core.formats import AttentionFormat
-from qfa_passes.core.outcome import SiteStatus
+from qfa_passes.core.outcome import Proof, SiteStatus, Standing
 from qfa_passes.core.plan import Plan, SitePlan
 from qfa_passes.core.site import Mask, MaskKind, MaskTerm, Refusal
 from qfa_passes.report.outcomes import site_outcomes
@@ -45,6 +45,19 @@ def test_fate(
     assert outcome.reason.startswith(reason) or reason in outcome.reason
     assert bool(outcome.reason) == bool(reason)
     assert (outcome.nmse is None) == (error is None) == (outcome.bound is None)
+
+
+@pytest.mark.parametrize("standing", Standing)
+def test_a_disproven_site_is_restored(standing: Standing) -> None:
+    proof = Proof(standing, reason="in float it differs", nmse=0.5)
+    (outcome,) = site_outcomes(
+        [GROUPED_SITE], QUANTIZED, {"attention": GOOD}, bound=BOUND, proofs={"attention": proof}
+    )
+    assert outcome.proof is proof
+    if standing is Standing.DISPROVEN:
+        assert (outcome.status, outcome.reason) == (SiteStatus.RESTORED, "in float it differs")
+    else:
+        assert (outcome.status, outcome.reason) == (SiteStatus.FUSED, "")
 
 
 def test_refusals_keep_their_place_and_hint() -> None:

@@ -1,11 +1,13 @@
 """Tables: what they say, and that foreign names cannot command the terminal."""
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console, RenderableType
 
 from qfa_passes.core.comparison import ModelFacts, Verdict
+from qfa_passes.core.outcome import Proof, Standing
 from qfa_passes.core.site import AttentionSite, Mask, Operand, Refusal
 from qfa_passes.report.comparison_tables import (
     comparison_rows,
@@ -61,12 +63,23 @@ def test_optimize_summary() -> None:
     done.comparison = comparison(Verdict.WARN)
     text = text_of(*summary(done))
     assert "Attention sites: 3 found, 1 fused, 1 restored, 1 refused" in text
-    assert "/layers.0/Softmax  GQA 9:3    fused     1.5e-05  5e-04" in text
+    assert "/layers.0/Softmax  GQA 9:3    fused     proven     1.5e-05  5e-04" in text
     assert "NMSE above the bound" in text
     assert "verified on: seeded random inputs" in text
     assert "warning: no calibration data" in text
     assert "wrote model.qfa.onnx (1.0 MB -> 0.9 MB) in 1.50 s" in text
     assert "verdict: warn" in text
+
+
+def test_what_a_proof_leaves_open_is_told() -> None:
+    done = report()
+    note = Proof(Standing.PROVEN, reason="its window of 4096 keys is longer than these runs")
+    done.sites[0] = replace(done.sites[0], proof=note)
+    unproven = Proof(Standing.OPEN, reason="too large")
+    done.sites.append(replace(done.sites[0], name="d", proof=unproven))
+    text = text_of(*summary(done))
+    assert "its window of 4096 keys is longer than these runs" in text
+    assert "not proven: too large" in text
 
 
 def test_before_after_table() -> None:
