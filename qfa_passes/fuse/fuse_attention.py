@@ -111,13 +111,19 @@ def with_scales(site: AttentionSite, scales: StaticScales | None) -> AttentionSi
 def _operands(
     graph: Graph, tensors: Mapping[str, gs.Tensor], site: AttentionSite, *, flat: bool
 ) -> dict[str, gs.Tensor]:
-    operands = {"query": site.query, "key": site.key, "value": site.value}
-    return {
-        name: emit_views(
-            graph, tensors[operand.tensor], () if flat else operand.views, f"{site.name}/{name}"
-        )
-        for name, operand in operands.items()
-    }
+    lowered: dict[str, gs.Tensor] = {}
+    for name, operand, heads, channels in (
+        ("query", site.query, site.num_heads, site.qk_channels),
+        ("key", site.key, site.kv_num_heads, site.qk_channels),
+        ("value", site.value, site.kv_num_heads, site.v_channels),
+    ):
+        views = () if flat else operand.views
+        tensor = emit_views(graph, tensors[operand.tensor], views, f"{site.name}/{name}")
+        if tensor.shape is None:  # the function body depends on the number of axes
+            rows: list[object] = [None, None] if flat else [None, heads, None]
+            tensor.shape = [*rows, heads * channels if flat else channels]
+        lowered[name] = tensor
+    return lowered
 
 
 def _cache_and_lengths(
@@ -141,13 +147,13 @@ def _key_length(graph: Graph, inputs: Mapping[str, gs.Tensor], stem: str) -> gs.
     """T, past keys included, as a vector of one; rows are the last axis but one in both layouts."""
     rows: dict[str, object] = {"start": -2, "end": -1}
     lengths = [
-        emit(graph, "Shape", [inputs[name]], f"{stem}/{name}_length", dtype=np.int64, attrs=rows)
+        emit(graph, "Shape", [inputs[name]], f"{stem}/{name}_rows", dtype=np.int64, attrs=rows)
         for name in ("key", "past_key")
         if name in inputs
     ]
     if len(lengths) == 1:
         return lengths[0]
-    return emit(graph, "Add", lengths, f"{stem}/key_length", dtype=np.int64)
+    return emit(graph, "Add", lengths, f"{stem}/all_key_rows", dtype=np.int64)
 
 
 def _outputs(

@@ -107,7 +107,7 @@ def _lengthened(
         [shape],
         f"{stem}_filler",
         dtype=hidden.dtype,
-        attrs={"value": gs.Constant(f"{stem}_hidden", hidden)},
+        attrs={"value": gs.Constant("hidden", hidden)},
     )
     return emit(
         graph, "Concat", [mask, filler], f"{stem}_joined", dtype=mask.dtype, attrs={"axis": -1}

@@ -9,8 +9,11 @@ from qfa_passes.core import opspec
 from qfa_passes.core.formats import Rotation
 from qfa_passes.errors import UnsupportedModelError
 from qfa_passes.fuse.attach_body import attach_body, present_channels, present_rotation
+from qfa_passes.quant.attention import Masking, attention_float64
 from tests.operator.sessions import VALID, run
 from tests.reference.attention_cases import nmse
+from tests.reference.attention_models import merged
+from tests.reference.golden_graphs import parse
 
 
 def model_of(
@@ -155,3 +158,142 @@ def test_what_a_fused_model_already_holds() -> None:
         assert present_channels(model) == {16}
     del model.graph.input[0]
     assert present_channels(model) == {0}, "unknown"
+
+
+def nested_model() -> ModelProto:
+    """Returns a model with fused nodes in both branches of an If, one in a Loop in it, and one at the top."""
+    text = """
+        nested (float[1, 4, rows, 16] q, float[1, 2, keys, 16] k, float[1, 2, keys, 16] v, bool[rows, keys] mask,
+                bool which, int64 trips)
+            => (float[1, 4, rows, 16] a, float[1, 4, rows, 16] b)
+        {
+            yes = Constant <value = bool {1}> ()
+            a = ai.qfa.QuantFlashAttention <ATTRIBUTES> (q, k, v)
+            b = If (which) <
+                then_branch = then_graph () => (float[1, 4, rows, 16] t)
+                {
+                    t = Loop (trips, yes, q) <
+                        body = body_graph (int64 i, bool going, float[1, 4, rows, 16] x)
+                            => (bool still, float[1, 4, rows, 16] y)
+                        {
+                            still = Identity (going)
+                            y = ai.qfa.QuantFlashAttention <ATTRIBUTES> (x, k, v, mask)
+                        }>
+                },
+                else_branch = else_graph () => (float[1, 4, rows, 16] e)
+                {
+                    e = ai.qfa.QuantFlashAttention <ATTRIBUTES, is_causal: int = 1> (q, k, v)
+                }>
+        }"""
+    attributes = ", ".join(
+        f"{name}: {kind} = {value}"
+        for name, kind, value in (
+            ("num_heads", "int", 4),
+            ("kv_num_heads", "int", 2),
+            ("scale", "float", 0.25),
+            ("compute_format", "string", '"int8"'),
+            ("scale_mode", "string", '"dynamic"'),
+            ("rotate", "string", '"none"'),
+        )
+    )
+    return parse(text.replace("ATTRIBUTES", attributes), opset=18)
+
+
+@pytest.mark.parametrize("library", [True, False], ids=["kernel", "body"])
+@pytest.mark.parametrize(("which", "trips"), [(True, 2), (True, 0), (False, 0)])
+def test_nodes_in_nested_bodies_are_served(library: bool, which: bool, trips: int) -> None:
+    model = nested_model()
+    assert attach_body(model, 16) == 3
+    assert len(bodies(model)) == 1
+    onnx.checker.check_model(model, full_check=True)
+    given = feeds()
+    more = {"which": np.array(which), "trips": np.array(trips)}
+    a, b = run(model, given | more, library=library)
+    q, k, v = (given[name] for name in "qkv")
+    assert nmse(a, attention_float64(q, k, v, scale=0.25)) < 5e-4
+    if which:
+        wanted: np.ndarray = q
+        for _ in range(trips):
+            wanted = attention_float64(
+                wanted, k, v, scale=0.25, masking=Masking(mask=given["mask"])
+            )
+    else:
+        wanted = attention_float64(q, k, v, scale=0.25, masking=Masking(causal=True))
+    assert nmse(b, wanted) < 2e-3
+
+
+def test_what_nested_nodes_hold_counts_too() -> None:
+    model = nested_model()
+    del model.graph.node[1]  # the one at the top
+    assert present_rotation(model) is Rotation.NONE
+    assert present_channels(model) == {16}
+
+
+PAST = ["q", "k", "v", *[""] * 8, "past_k", "past_v"]
+
+
+def past_model(*nodes: dict[str, object], flat: bool = False) -> ModelProto:
+    model = model_of(*nodes, opset=18)
+    for name in ("past_k", "past_v"):
+        model.graph.input.append(
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 2, None, 16])
+        )
+    if flat:
+        for value, heads in zip(model.graph.input, (4, 2, 2), strict=False):
+            value.CopyFrom(
+                helper.make_tensor_value_info(value.name, TensorProto.FLOAT, [1, None, heads * 16])
+            )
+        for value in model.graph.output:
+            value.CopyFrom(
+                helper.make_tensor_value_info(value.name, TensorProto.FLOAT, [1, None, 64])
+            )
+    return model
+
+
+@pytest.mark.parametrize("library", [True, False], ids=["kernel", "body"])
+@pytest.mark.parametrize("flat", [False, True], ids=["four axes", "three axes"])
+def test_nodes_without_past_get_an_empty_one(library: bool, flat: bool) -> None:
+    model = past_model({}, {"inputs": PAST}, flat=flat)
+    attach_body(model, 16)
+    onnx.checker.check_model(model, full_check=True)
+    once = model.SerializeToString(deterministic=True)
+    attach_body(model, 16)
+    assert model.SerializeToString(deterministic=True) == once
+    given, rng = feeds(), np.random.default_rng(1)
+    past = {name: rng.standard_normal((1, 2, 9, 16)).astype(np.float32) for name in PAST[-2:]}
+    q, k, v = (given[name] for name in "qkv")
+    wanted = [attention_float64(q, k, v, scale=0.25)]
+    joined = (np.concatenate(pair, axis=2) for pair in ((past["past_k"], k), (past["past_v"], v)))
+    wanted.append(attention_float64(q, *joined, scale=0.25))
+    inputs = given | past
+    if flat:
+        inputs |= {name: merged(given[name]) for name in "qkv"}
+        wanted = [merged(x) for x in wanted]
+    for actual, expected in zip(run(model, inputs, library=library), wanted, strict=True):
+        assert nmse(actual, expected) < 5e-4
+
+
+def test_keys_of_unknown_shape_cannot_get_an_empty_past() -> None:
+    model = past_model({}, {"inputs": PAST})
+    model.graph.node.insert(0, helper.make_node("mystery", ["k"], ["hidden"], domain="mine"))
+    model.graph.node[1].input[1] = "hidden"
+    with pytest.raises(UnsupportedModelError, match="'hidden' is not known"):
+        attach_body(model, 16)
+
+
+def test_a_layout_that_is_not_known_is_asked_at_run_time() -> None:
+    model = model_of({}, opset=18)
+    model.graph.input[0].type.tensor_type.ClearField("shape")
+    attach_body(model, 16)
+    kernel, body = (run(model, feeds(), library=library)[0] for library in (True, False))
+    assert nmse(body, kernel) < 1e-4
+
+
+def test_nodes_of_an_older_schema_are_completed() -> None:
+    model = model_of({"schema_version": 1})
+    attach_body(model, 16)
+    written = {
+        item.name: helper.get_attribute_value(item) for item in model.graph.node[0].attribute
+    }
+    assert list(written) == [item.name for item in opspec.ATTRIBUTES]
+    assert written["schema_version"] == opspec.SCHEMA_VERSION
