@@ -27,7 +27,7 @@ class SiteStatistics:
     Attributes:
         site: The site.
         peaks: Largest magnitude of Q, K and V.
-        key_sum: Sum of K over batches and keys, (Hkv, D), float64.
+        key_sum: Sum of K over batches and keys, (Hkv, D), float64; past keys count too.
         keys: Number of keys summed.
     """
 
@@ -46,21 +46,29 @@ class SiteStatistics:
         Raises:
             InvalidDataError: Q, K or V holds NaN or infinity.
         """
-        for letter, operand in zip(
-            "qkv", (self.site.query, self.site.key, self.site.value), strict=True
-        ):
-            array = values[operand.tensor]
-            peak = float(np.max(np.abs(array), initial=0.0))
-            if not np.isfinite(peak):
-                raise InvalidDataError(
-                    f"{letter.upper()} of attention '{self.site.name}' is not finite in {run}",
-                    hint="remove this sample, or check the model on it in float",
-                )
-            self.peaks[letter] = max(self.peaks[letter], peak)
-        keys = canonical(values, self.site.key)
-        total = keys.astype(np.float64).sum(axis=(0, 2))
-        self.key_sum = total if self.key_sum is None else self.key_sum + total
-        self.keys += keys.shape[0] * keys.shape[2]
+        for letter in "qkv":
+            for array in self._parts(values, letter):
+                peak = float(np.max(np.abs(array), initial=0.0))
+                if not np.isfinite(peak):
+                    raise InvalidDataError(
+                        f"{letter.upper()} of attention '{self.site.name}' is not finite in {run}",
+                        hint="remove this sample, or check the model on it in float",
+                    )
+                self.peaks[letter] = max(self.peaks[letter], peak)
+        for keys in self._parts(values, "k"):
+            total = keys.astype(np.float64).sum(axis=(0, 2))
+            self.key_sum = total if self.key_sum is None else self.key_sum + total
+            self.keys += keys.shape[0] * keys.shape[2]
+
+    def _parts(self, values: Mapping[str, Array], letter: str) -> list[Array]:
+        """What the products read of Q, K or V, as (B, heads, rows, channels): the past is one part, new rows another."""
+        site = self.site
+        operand = {"q": site.query, "k": site.key, "v": site.value}[letter]
+        parts = [canonical(values, operand)]
+        if site.cache is not None and letter != "q":
+            past = site.cache.past_key if letter == "k" else site.cache.past_value
+            parts.append(values[past])
+        return parts
 
     def scales(self) -> StaticScales:
         """Static steps: the largest magnitude over 127 for each of Q, K and V."""

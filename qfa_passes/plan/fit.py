@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from qfa_passes.core.formats import AttentionFormat, Rotation, ScaleMode
 from qfa_passes.core.plan import Plan, SitePlan
 from qfa_passes.core.printable import printable
 from qfa_passes.core.site import AttentionSite
@@ -33,10 +34,27 @@ def fit_plan(plan: Plan, sites: Sequence[AttentionSite]) -> Plan:
     entries = []
     for site in sites:
         entry = plan.site(site.name) or replace(default, name=site.name)
+        _check_format(entry)
         _check_steps(site, entry)
         _check_shift(site, entry, plan)
         entries.append(entry)
     return replace(plan, sites=tuple(entries))
+
+
+def _check_format(entry: SitePlan) -> None:
+    told = {
+        "scale_mode": entry.scale_mode is not ScaleMode.DYNAMIC,
+        "rotate": entry.rotation is not Rotation.NONE,
+        "scales": entry.scales is not None,
+        "k_mean": entry.k_mean is not None,
+    }
+    idle = [name for name, given in told.items() if given]
+    if entry.format is AttentionFormat.FLOAT and idle:
+        raise ConfigError(
+            f"the plan gives format float and {', '.join(idle)} to site '{printable(entry.name)}'",
+            why="nothing is quantized in float",
+            hint="remove these keys, or use format int8",
+        )
 
 
 def _check_steps(site: AttentionSite, entry: SitePlan) -> None:

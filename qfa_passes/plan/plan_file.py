@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from qfa_passes.core.formats import AttentionFormat, Rotation, ScaleMode
+from qfa_passes.core.formats import AttentionFormat, ScaleMode
 from qfa_passes.core.plan import PLAN_VERSION, Plan, SitePlan, StaticScales
 from qfa_passes.core.printable import printable
 from qfa_passes.core.small_file import write_whole
@@ -193,8 +193,6 @@ def _site(table: "SiteTable", where: str) -> SitePlan:
             f"{where}: site '{printable(table.name)}' has scale_mode static but no scales",
             hint="add scales = { query = ..., key = ..., value = ... } or use dynamic",
         )
-    if table.format is AttentionFormat.FLOAT:
-        _check_unquantized(table, where)
     exempt = table.exempt
     if table.format is AttentionFormat.NONE and not exempt:
         exempt = "format none in the plan file"
@@ -207,23 +205,6 @@ def _site(table: "SiteTable", where: str) -> SitePlan:
         k_mean=table.k_mean,
         exempt=exempt,
     )
-
-
-def _check_unquantized(table: "SiteTable", where: str) -> None:
-    """Raises ConfigError if a site that is not quantized is told how to be."""
-    told = {
-        "scale_mode": table.scale_mode is not ScaleMode.DYNAMIC,
-        "rotate": table.rotate is not Rotation.NONE,
-        "scales": table.scales is not None,
-        "k_mean": table.k_mean is not None,
-    }
-    idle = [name for name, given in told.items() if given]
-    if idle:
-        raise ConfigError(
-            f"{where}: site '{printable(table.name)}' has format float and {', '.join(idle)}",
-            why="nothing is quantized in it",
-            hint="remove these keys, or use format int8",
-        )
 
 
 def _read_tensors(

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qfa_passes.calibrate import SiteStatistics
+from qfa_passes.core.site import Cache
 from qfa_passes.core.view import permute
 from qfa_passes.errors import InvalidDataError
 from tests.reference.golden_graphs import GROUPED_SITE
@@ -45,6 +46,24 @@ def test_key_in_another_layout_is_permuted() -> None:
     statistics.update({**values, "k": values["k"].transpose(0, 2, 1, 3)}, "run 0")
     expected.update(values, "run 0")
     np.testing.assert_array_equal(statistics.k_mean(), expected.k_mean())
+
+
+def test_past_keys_and_values_count_too() -> None:
+    cached = replace(GROUPED_SITE, cache=Cache("past_k", "past_v"))
+    values, other = run(0), run(1, keys=7)
+    values["k"] *= 0.5
+    past = {"past_k": other["k"], "past_v": other["v"].transpose(0, 2, 1, 3)}
+    statistics = SiteStatistics(cached)
+    statistics.update(values | past, "run 0")
+    whole = np.concatenate([past["past_k"], values["k"]], axis=2)
+    np.testing.assert_allclose(
+        statistics.k_mean(), whole.mean(axis=(0, 2), dtype=np.float64), atol=1e-6
+    )
+    steps = statistics.scales()
+    assert steps.key == pytest.approx((float(np.abs(whole).max()) / 127,))
+    assert steps.value == pytest.approx(
+        (max(float(np.abs(x["v"]).max()) for x in (values, other)) / 127,)
+    )
 
 
 def test_nothing_seen() -> None:

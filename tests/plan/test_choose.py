@@ -1,13 +1,14 @@
 """Which treatments of Q and K are tried, what plans they make, and which one wins."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
 from qfa_passes.core.formats import AttentionFormat, Rotation, ScaleMode
-from qfa_passes.core.plan import Plan, StaticScales
+from qfa_passes.core.plan import Plan, SitePlan, StaticScales
 from qfa_passes.core.site import AttentionSite
 from qfa_passes.plan.choose import Candidate, candidates, choose, draft_plan
 from tests.reference.golden_graphs import GROUPED_SITE
@@ -65,6 +66,34 @@ def test_candidates(
 ) -> None:
     found = candidates(rotation, sites(*channels), shift_keys=shift)
     assert found == [Candidate(*pair) for pair in wanted]
+
+
+def test_nothing_is_treated_where_nothing_is_quantized() -> None:
+    asked = candidates(
+        HADAMARD,
+        sites(64),
+        shift_keys=True,
+        scale_mode=ScaleMode.STATIC,
+        attention=AttentionFormat.FLOAT,
+    )
+    assert asked == [Candidate(NONE, shift_keys=False)]
+    known = {"site_0": Known(mean=np.ones((2, 64), np.float32))}
+    plan = draft_plan(
+        "d", sites(64), known, Candidate(HADAMARD, True), AttentionFormat.FLOAT, ScaleMode.STATIC
+    )
+    assert plan == Plan("d", (SitePlan("site_0", format=AttentionFormat.FLOAT),))
+
+
+@pytest.mark.parametrize("more", [{"softcap": 3.0}, {"sink": "sinks"}], ids=["softcap", "sink"])
+def test_keys_are_not_shifted_where_the_softmax_would_see_it(more: dict[str, Any]) -> None:
+    plain = sites(64, 64)
+    given = [plain[0], replace(plain[1], **more)]
+    mean = np.ones((2, 64), np.float32)
+    known = {site.name: Known(mean=mean) for site in given}
+    plan = draft_plan(
+        "", given, known, Candidate(NONE, True), AttentionFormat.INT8, ScaleMode.DYNAMIC
+    )
+    assert [entry.k_mean for entry in plan.sites] == ["site_0/k_mean", None]
 
 
 def test_static_steps_fit_the_plain_treatment_only() -> None:

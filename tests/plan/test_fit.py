@@ -1,11 +1,12 @@
 """A plan from a file is checked against the model's sites and completed."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
-from qfa_passes.core.formats import AttentionFormat, Rotation
+from qfa_passes.core.formats import AttentionFormat, Rotation, ScaleMode
 from qfa_passes.core.plan import Plan, SitePlan, StaticScales
 from qfa_passes.errors import ConfigError
 from qfa_passes.plan.fit import fit_plan
@@ -60,3 +61,38 @@ def test_shift_must_fit_heads_and_channels() -> None:
     for shape in ((4, 16), (2, 8), (1, 1), (32,)):
         with pytest.raises(ConfigError, match="its keys have 2 heads of 16 channels"):
             fit_plan(plan(*shape), SITES)
+
+
+@pytest.mark.parametrize("more", [{"softcap": 3.0}, {"sink": "sinks"}], ids=["softcap", "sink"])
+def test_keys_are_not_shifted_where_the_softmax_would_see_it(more: dict[str, Any]) -> None:
+    plan = Plan(
+        sites=(SitePlan("first", k_mean="shift"),),
+        tensors={"shift": np.zeros((2, 16), np.float32)},
+    )
+    with pytest.raises(ConfigError, match="softcap or a sink"):
+        fit_plan(plan, [replace(FIRST, **more)])
+
+
+@pytest.mark.parametrize(
+    ("entry", "named"),
+    [
+        (SitePlan("first", AttentionFormat.FLOAT, rotation=Rotation.HADAMARD), "rotate"),
+        (
+            SitePlan(
+                "first",
+                AttentionFormat.FLOAT,
+                ScaleMode.STATIC,
+                scales=StaticScales((1,), (1,), (1,)),
+            ),
+            "scale_mode, scales",
+        ),
+    ],
+)
+def test_float_says_nothing_of_quantization(entry: SitePlan, named: str) -> None:
+    with pytest.raises(ConfigError, match=f"format float and {named} to site 'first'"):
+        fit_plan(Plan(sites=(entry,)), SITES)
+
+
+def test_sites_without_an_entry_follow_those_in_float() -> None:
+    fitted = fit_plan(Plan(sites=(SitePlan("first", AttentionFormat.FLOAT),)), SITES)
+    assert {entry.format for entry in fitted.sites} == {AttentionFormat.FLOAT}

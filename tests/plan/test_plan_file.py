@@ -64,7 +64,7 @@ def site_plans(draw: st.DrawFn) -> SitePlan:
     exempt = draw(st.sampled_from(["", "by hand"]))
     return SitePlan(
         name=draw(NAMES),
-        format=AttentionFormat.INT8,
+        format=draw(st.sampled_from([AttentionFormat.INT8, AttentionFormat.FLOAT])),
         scale_mode=ScaleMode.STATIC if static else ScaleMode.DYNAMIC,
         rotation=draw(st.sampled_from(Rotation)),
         scales=StaticScales(draw(STEPS), draw(STEPS), draw(STEPS)) if static else None,
