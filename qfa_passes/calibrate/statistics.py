@@ -61,7 +61,7 @@ class SiteStatistics:
             self.keys += keys.shape[0] * keys.shape[2]
 
     def _parts(self, values: Mapping[str, Array], letter: str) -> list[Array]:
-        """What the products read of Q, K or V, as (B, heads, rows, channels): the past is one part, new rows another."""
+        """What the products read of Q, K or V, as (B, heads, rows, channels): the past apart from the new."""
         site = self.site
         operand = {"q": site.query, "k": site.key, "v": site.value}[letter]
         parts = [canonical(values, operand)]
