@@ -35,6 +35,7 @@ class MatchContext:
         outputs: Names of the graph's outputs.
         tensors: All values by name.
         mask_cache: Verdicts on masks; layers share masks.
+        steps: What was understood of the candidate at hand, in words, for its refusal.
     """
 
     graph: Graph
@@ -42,6 +43,7 @@ class MatchContext:
     outputs: frozenset[str]
     tensors: dict[str, gs.Tensor]
     mask_cache: dict[object, object] = field(default_factory=dict)
+    steps: list[str] = field(default_factory=list)
 
     @staticmethod
     def of(graph: Graph) -> MatchContext:

@@ -53,9 +53,14 @@ class _Block:
 def read_decomposed(context: MatchContext, softmax: gs.Node) -> AttentionSite:
     """Reads the block around a softmax; raises MatchFailure."""
     _check_axis(context, softmax)
+    context.steps.append(f"softmax '{softmax.name}' over the last axis")
     tensor, sink = read_sink(context, softmax.inputs[0])
+    if sink is not None:
+        context.steps.append(f"a sink joins the scores at '{softmax.name}'")
     scores = read_scores(context, tensor)
+    context.steps.append(_told(scores))
     block = _Block(softmax, scores, read_weights(context, softmax, scores, sink), sink)
+    context.steps.append(f"its weights are multiplied by V in '{block.weights.product.name}'")
     rows, keys = _score_axes(softmax, scores)
     failure: MatchFailure | None = None
     lead = scores.shape[:-2]
@@ -71,6 +76,14 @@ def read_decomposed(context: MatchContext, softmax: gs.Node) -> AttentionSite:
             failure = failure or reason
     assert failure is not None, "one head is always a way to see it"
     raise failure
+
+
+def _told(scores: Scores) -> str:
+    """What was understood of the scores, for a refusal that comes later."""
+    masks = ", ".join(f"'{mask.term.tensor}'" for mask in scores.masks) or "none"
+    scale, softcap = scores.scale_and_cap
+    cap = f", softcap {softcap:g}" if softcap else ""
+    return f"scores from '{scores.product.name}', scaled by {scale:g}{cap}, masks: {masks}"
 
 
 def _check_axis(context: MatchContext, softmax: gs.Node) -> None:

@@ -34,12 +34,13 @@ def find_sites(graph: Graph) -> list[AttentionSite | Refusal]:
         for is_candidate, read in _PATTERNS:
             if not is_candidate(node):
                 continue
+            context.steps.clear()
             try:
                 found.append(_with_origin(read(context, node)))
             except MatchFailure as failure:
                 if is_op(node, "Softmax") and not _near_product(node):
                     continue
-                found.append(Refusal(node.name, failure.reason, failure.hint))
+                found.append(Refusal(node.name, failure.reason, failure.hint, tuple(context.steps)))
     return found
 
 

@@ -43,6 +43,7 @@ def read_standard(context: MatchContext, node: gs.Node) -> AttentionSite:
     query, key, value = read_inputs(context, node, cached=cache is not None)
     heads, kv_heads = check_operands(context, query, key, value, grouped=True)
     assert query is not None and key is not None and value is not None
+    context.steps.append(f"Q, K and V of '{node.name}': {heads} heads over {kv_heads}")
     extents = score_extents(context, node, cache, query.batch, heads)
     base = positions(node, extents, optional_input(node, "nonpad_kv_seqlen"), cache)
     mask = resolve_masks(context, mask_terms(context, node, extents), extents.matrix, base)
