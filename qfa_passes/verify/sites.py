@@ -83,7 +83,7 @@ def measure_site(
     compared = 0
     for values in runs:
         wanted = np.asarray(values[site.output])
-        (got,) = session.run(None, {name: values[name] for name in names})
+        (got,) = session.run([site.output], {name: values[name] for name in names})
         rows = np.isfinite(wanted).all(axis=-1)
         compared += int(rows.sum()) * wanted.shape[-1]
         total.update(wanted[rows], got[rows])
