@@ -13,6 +13,7 @@ namespace {
 // State of the online softmax, one entry per lane.
 struct Lanes {
   alignas(64) float query_scale[kLanes];
+  alignas(64) float zeros[kLanes];
   alignas(64) float running_max[kLanes];
   alignas(64) float running_sum[kLanes];
   alignas(64) float keep[kLanes];
@@ -24,6 +25,7 @@ void start(Lanes& lanes, float* output, int64_t channels) {
   for (int lane = 0; lane < kLanes; ++lane) {
     lanes.running_max[lane] = -INFINITY;
     lanes.running_sum[lane] = 0.0f;
+    lanes.zeros[lane] = 0.0f;
   }
   memset(output, 0, static_cast<size_t>(channels * kLanes) * sizeof(float));
 }
@@ -36,6 +38,19 @@ const int32_t* block_limits(const Reach& reach, int64_t first, Lanes& lanes) {
     lanes.limits[lane] = static_cast<int32_t>(left < 0 ? 0 : (left < kKeyBlock ? left : kKeyBlock));
   }
   return lanes.limits;
+}
+
+// Moves the scores of a block, capped, into what softmax adds to the scores, and takes them from
+// there by scales of zero. What is not a number stays so in the tile.
+void cap(const Plan& plan, const Kernels& kernels, TileKind kind, SoftmaxBlock& block,
+         const Lanes& lanes, const WorkerScratch& scratch) {
+  if (kind == TileKind::kPlain) {
+    memset(scratch.tile, 0, static_cast<size_t>(block.keys * kLanes) * sizeof(float));
+  }
+  kernels.cap_scores({block.keys, block.vectors, block.scores, block.correction, block.query_scale,
+                      block.key_scale, plan.request.softcap, plan.cap_inverse, scratch.tile});
+  block.bias = scratch.tile;
+  block.query_scale = lanes.zeros;
 }
 
 // Takes the lanes through all keys that they can reach.
@@ -70,6 +85,7 @@ void take_keys(const Plan& plan, const Kernels& kernels, const HeadCodes& codes,
 
     kernels.scores(codes.keys + first * plan.code_stride, plan.code_stride, plan.code_groups,
                    scratch.queries, block.keys, vectors, scratch.scores);
+    if (plan.request.softcap > 0.0f) cap(plan, kernels, kind, block, lanes, scratch);
     kernels.softmax(block);
     kernels.accumulate(codes.values + first * plan.value_channels, plan.value_channels,
                        scratch.weights, block.keys, lanes.keep, lanes.gain, vectors,

@@ -90,6 +90,8 @@ qfa_status make_plan(const qfa_attention& request, int64_t threads, Plan* plan) 
       request.rotation == QFA_ROTATE_HADAMARD ? hadamard_block(request.qk_channels) : 0;
   constexpr double kLog2OfE = 1.4426950408889634;
   const double rotated = p.rotation_block == 0 ? 1.0 : static_cast<double>(p.rotation_block);
+  const double cap = static_cast<double>(request.softcap);
+  p.cap_inverse = cap > 0.0 ? static_cast<float>(1.0 / (cap * kLog2OfE)) : 0.0f;
   p.score_factor = static_cast<float>(static_cast<double>(request.scale) * kLog2OfE / rotated);
 
   // More workers than pieces of work would only cost memory.

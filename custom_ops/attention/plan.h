@@ -24,6 +24,7 @@ struct Plan {
   int64_t kv_heads_total;  // B * Hkv
   int64_t rotation_block;  // 0: rows are not rotated
   float score_factor;      // scale * log2(e) / rotation_block
+  float cap_inverse;       // 1 / (softcap * log2(e)), 0 without a softcap
 
   int64_t workers;        // tasks that run at the same time, at most
   int64_t heads_at_once;  // key/value heads whose codes are held at the same time

@@ -137,14 +137,14 @@ qfa_status check_extensions(const qfa_attention& a) {
                 "k_mean is given with a %s, which feels the shift of the scores; leave k_mean out",
                 a.softcap > 0.0f ? "softcap" : "sink");
   }
-  if (a.compute == QFA_COMPUTE_FLOAT || a.softcap > 0.0f) {
-    return fail(QFA_INVALID_ARGUMENT, "float and softcap come with the next build");
-  }
   if (a.compute == QFA_COMPUTE_FLOAT &&
       (a.q_scale != nullptr || a.k_scale != nullptr || a.v_scale != nullptr)) {
     return fail(QFA_INVALID_ARGUMENT,
                 "static scales are given, but attention in float32 quantizes nothing; leave them "
                 "out");
+  }
+  if (a.compute == QFA_COMPUTE_FLOAT) {
+    return fail(QFA_INVALID_ARGUMENT, "float comes with the next build");
   }
   return QFA_OK;
 }

@@ -54,6 +54,19 @@ struct SoftmaxBlock {
   float* gain;                 // [kLanes] out: factor of this block's products
 };
 
+// One block on its way to a softcap; `keys` is a multiple of 16.
+struct CapBlock {
+  int keys;
+  int vectors;
+  const int32_t* scores;      // as in SoftmaxBlock, as are the following
+  const int32_t* correction;  // [keys]
+  const float* query_scale;   // [kLanes]
+  const float* key_scale;     // [keys]
+  float cap;                  // above 0
+  float inverse;              // 1 / (cap * log2(e))
+  float* tile;                // [keys][kLanes] in: what is added to the scores, -inf masks
+};
+
 // row[i] = float(source[i]) - mean[i]; mean may be null. source and mean may be unaligned.
 using load_float_row_fn = void(const void* source, const float* mean, int64_t count, float* row);
 using load_half_row_fn = void(const void* source, const float* mean, int64_t count, float* row);
@@ -95,6 +108,11 @@ struct BiasSummary {
 // vectors lanes.
 using read_bias_fn = BiasSummary(const void* const* rows, int vectors, int count, float* tile);
 
+// t = float(score + correction) * query_scale * key_scale; tile += cap * tanh(t * inverse), except
+// that -inf stays. With scales of queries that are 0, softmax then adds the capped scores as
+// biases. tanh within 2.5e-7 relatively, from the exp2 of this library.
+using cap_scores_fn = void(const CapBlock& block);
+
 // t = float(score + correction) * query_scale; u = fma(t, key_scale, value_log2);
 // with bias u = fma(bias, log2(e), u); masked entries are then replaced by -inf.
 // m = max of u; y = exp2(u - m), 0 below 2^-126; weight = low byte of fma(y, 255, 2^23);
@@ -133,6 +151,7 @@ inline constexpr float kSmallestScale = 0x1p-100f;
   X(transpose_codes)                \
   X(scores)                         \
   X(read_bias)                      \
+  X(cap_scores)                     \
   X(softmax)                        \
   X(accumulate)                     \
   X(finish_rows)                    \

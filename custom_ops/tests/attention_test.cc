@@ -128,6 +128,121 @@ QFA_TEST(half_precision_bias) {
   }
 }
 
+QFA_TEST(bfloat) {
+  uint64_t seed = 5200;
+  for (const int64_t channels : {8, 13, 64, 80, 128}) {
+    check_problem(Problem::random({1, 4, 2, 33, 100, channels, channels}, seed++, QFA_BFLOAT16));
+  }
+}
+
+constexpr qfa_compute kComputes[] = {QFA_COMPUTE_INT8};
+
+QFA_TEST(positions_windows_and_lengths) {
+  struct Case {
+    bool causal, at_end;
+    int64_t left, right;
+    std::vector<int64_t> lengths;
+  };
+  const Case cases[] = {
+      {true, true, -1, -1, {}},
+      {true, false, 7, -1, {}},
+      {false, false, 3, 2, {}},
+      {false, false, 0, 0, {}},
+      {true, true, 64, -1, {}},
+      {false, true, 100, 31, {}},
+      {false, false, INT64_MAX, INT64_MAX, {}},
+      {true, true, INT64_MAX, -1, {INT64_MAX}},
+      {false, false, -1, -1, {0, 1}},
+      {false, false, -1, -1, {64, 239}},
+      {false, false, -1, -1, {-3, 130}},
+      {true, true, -1, -1, {200, 40}},
+      {true, true, 20, -1, {200, 10}},
+      {false, true, 5, 90, {INT64_MIN, 150}},
+  };
+  uint64_t seed = 5300;
+  for (const qfa_compute compute : kComputes) {
+    for (const Case& c : cases) {
+      for (const bool masked : {false, true}) {
+        Problem p = Problem::random({2, 4, 2, 70, 239, 16, 24}, seed++);
+        p.compute = compute;
+        p.causal = c.causal;
+        p.queries_at_end = c.at_end;
+        p.left_window = c.left;
+        p.right_window = c.right;
+        p.kv_length = c.lengths;
+        if (masked) add_mask(p, seed, 70);
+        check_problem(p);
+      }
+    }
+  }
+}
+
+QFA_TEST(sinks) {
+  uint64_t seed = 5400;
+  for (const qfa_compute compute : kComputes) {
+    for (const float size : {0.01f, 1.0f, 50.0f}) {
+      Problem p = Problem::random({2, 4, 2, 40, 150, 32, 32}, seed++);
+      p.compute = compute;
+      p.causal = true;
+      for (float& v : p.value) v *= size;
+      for (const auto& sink : {std::vector<float>{1.5f}, {-INFINITY, -30.0f, 3.0f, 90.0f}}) {
+        p.sink = sink;
+        check_problem(p);
+      }
+    }
+  }
+}
+
+QFA_TEST(softcaps) {
+  uint64_t seed = 5500;
+  for (const qfa_compute compute : kComputes) {
+    for (const float cap : {0.5f, 3.0f, 50.0f, 1e4f}) {
+      Problem p = Problem::random({1, 4, 2, 40, 150, 32, 32}, seed++);
+      p.compute = compute;
+      p.scale = 1.0f;  // large scores, so that the cap is felt
+      p.softcap = cap;
+      check_problem(p, cap < 1e3f ? kBound : 40 * kBound);
+      p.causal = true;
+      p.causal_offset = 100;
+      add_bias(p, seed);
+      p.sink.assign(1, 2.0f);
+      check_problem(p, cap < 1e3f ? kBound : 40 * kBound);
+    }
+  }
+}
+
+QFA_TEST(past_keys_stand_in_front) {
+  uint64_t seed = 5600;
+  for (const qfa_compute compute : kComputes) {
+    for (const qfa_dtype dtype : {QFA_FLOAT32, QFA_FLOAT16, QFA_BFLOAT16}) {
+      for (const int64_t past : {0, 1, 63, 64, 149, 150}) {
+        Problem p = Problem::random({2, 4, 2, 5, 150, 24, 40, past}, seed++, dtype);
+        p.compute = compute;
+        p.queries_at_end = true;
+        p.causal = true;
+        check_problem(p);
+        // The present is the past and what follows it, and the same bits as without a past.
+        const std::vector<float> expected = p.run(QFA_ISA_AUTO);
+        std::vector<char> output(expected.size() * 4), key(p.key.size() * 4),
+            value(p.value.size() * 4);
+        qfa_attention a = p.request(reinterpret_cast<float*>(output.data()));
+        a.present_key = {key.data(), 2 * 150 * 24, 150 * 24, 24};
+        a.present_value = {value.data(), 2 * 150 * 40, 150 * 40, 40};
+        CHECK(qfa_attention_run(&a, QFA_ISA_AUTO, nullptr, nullptr, nullptr) == QFA_OK);
+        const bool half = dtype != QFA_FLOAT32;
+        const size_t size = half ? 2 : 4;
+        const void* whole_key = half ? static_cast<const void*>(p.key_half.data()) : p.key.data();
+        const void* whole_value =
+            half ? static_cast<const void*>(p.value_half.data()) : p.value.data();
+        CHECK(memcmp(key.data(), whole_key, p.key.size() * size) == 0);
+        CHECK(memcmp(value.data(), whole_value, p.value.size() * size) == 0);
+        p.e.past = 0;
+        CHECK(same_bits(p.run(QFA_ISA_AUTO), expected));
+      }
+    }
+  }
+}
+
 QFA_TEST(static_scales) {
   uint64_t seed = 6000;
   for (const bool per_head : {false, true}) {

@@ -285,6 +285,37 @@ void test_kernel_read_bias(read_bias_fn* kernel, const char* name) {
   }
 }
 
+void test_kernel_cap_scores(cap_scores_fn* kernel, const char* name) {
+  for (uint64_t seed = 0; seed < 6; ++seed) {
+    for (const int keys : {16, 32, 48, 64}) {
+      for (const int vectors : {1, 2}) {
+        for (const float cap : {0.01f, 30.0f, 1e6f}) {
+          SoftmaxBuffers got, expected;
+          fill_softmax(got, seed, seed >= 3);
+          fill_softmax(expected, seed, seed >= 3);
+          const auto block = [&](SoftmaxBuffers& b) {
+            return CapBlock{keys,
+                            vectors,
+                            b.scores.as<int32_t>(),
+                            b.correction.as<int32_t>(),
+                            b.query_scale.as<float>(),
+                            b.key_scale.as<float>(),
+                            cap,
+                            0.693147f / cap,
+                            b.bias.as<float>()};
+          };
+          kernel(block(got));
+          cap_scores_scalar(block(expected));
+          CHECK_THAT(
+              equal_floats(got.bias.as<float>(), expected.bias.as<float>(), kKeyBlock * kLanes),
+              "%s seed %d keys %d vectors %d cap %g", name, static_cast<int>(seed), keys, vectors,
+              static_cast<double>(cap));
+        }
+      }
+    }
+  }
+}
+
 void test_kernel_softmax(softmax_fn* kernel, const char* name) {
   for (uint64_t seed = 0; seed < 6; ++seed) {
     for (const int keys : {16, 32, 48, 64}) {

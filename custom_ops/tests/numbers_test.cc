@@ -145,6 +145,32 @@ QFA_TEST(static_codes_are_those_of_quantize_linear) {
   }
 }
 
+// tanh, by way of a block whose scores are the arguments.
+QFA_TEST(softcap_is_tanh) {
+  for (const qfa_isa isa : testable_isas()) {
+    const Kernels kernels = kernels_for(isa);
+    double worst = 0.0;
+    for (int step = 0; step < 2000; ++step) {
+      alignas(64) static int32_t scores[kKeyBlock * kLanes];
+      static float tile[kKeyBlock * kLanes], ones[kKeyBlock], query_scale[kLanes];
+      static const int32_t none[kKeyBlock] = {};
+      for (int i = 0; i < kKeyBlock * kLanes; ++i) scores[i] = (step * 64 + i / 32) * 9 + i % 9;
+      for (float& one : ones) one = 1.0f;
+      // Arguments from 1e-6 to 10 of either sign.
+      for (float& scale : query_scale) scale = step % 2 == 0 ? 1e-5f : -1e-6f;
+      memset(tile, 0, sizeof(tile));
+      kernels.cap_scores({kKeyBlock, 2, scores, none, query_scale, ones, 1.0f, 1.0f, tile});
+      for (int i = 0; i < kKeyBlock * kLanes; ++i) {
+        const double exact =
+            tanh(static_cast<double>(static_cast<float>(scores[i]) * query_scale[0]));
+        if (exact == 0.0) continue;
+        worst = fmax(worst, fabs(static_cast<double>(tile[i]) / exact - 1.0));
+      }
+    }
+    CHECK_THAT(worst <= 2.5e-7, "%s %g", qfa_isa_name(isa), worst);
+  }
+}
+
 }  // namespace
 }  // namespace qfa::test
 

@@ -60,6 +60,40 @@ uint16_t float_to_half(float value) {
   return static_cast<uint16_t>(sign | low);
 }
 
+// bfloat16 by the neighbours of the value: the nearer one, or the even one.
+float bfloat_to_float(uint16_t bfloat) {
+  const uint32_t bits = uint32_t{bfloat} * 65536u;
+  float value;
+  memcpy(&value, &bits, 4);
+  return value;
+}
+
+uint16_t float_to_bfloat(float value) {
+  uint32_t bits;
+  memcpy(&bits, &value, 4);
+  const uint16_t low = static_cast<uint16_t>(bits / 65536u);
+  if (isnan(value)) return static_cast<uint16_t>(low | 0x40);
+  if (bits % 65536u == 0) return low;
+  const uint16_t high = static_cast<uint16_t>(low + 1);
+  // Infinity stands at 2^128 here.
+  const auto place = [](uint16_t b) {
+    const double magnitude = fabs(static_cast<double>(bfloat_to_float(b)));
+    return isinf(magnitude) ? 0x1p128 : magnitude;
+  };
+  const double magnitude = fabs(static_cast<double>(value));
+  const double below = magnitude - place(low), above = place(high) - magnitude;
+  if (below == above) return low % 2 == 0 ? low : high;
+  return below < above ? low : high;
+}
+
+float narrow_to_float(uint16_t narrow, qfa_dtype dtype) {
+  return dtype == QFA_BFLOAT16 ? bfloat_to_float(narrow) : half_to_float(narrow);
+}
+
+uint16_t float_to_narrow(float value, qfa_dtype dtype) {
+  return dtype == QFA_BFLOAT16 ? float_to_bfloat(value) : float_to_half(value);
+}
+
 Problem Problem::random(const Extents& e, uint64_t seed, qfa_dtype dtype) {
   Problem p;
   p.e = e;
@@ -77,12 +111,12 @@ Problem Problem::random(const Extents& e, uint64_t seed, qfa_dtype dtype) {
 }
 
 void Problem::round_to_dtype() {
-  if (dtype != QFA_FLOAT16) return;
-  const auto round = [](std::vector<float>& tensor, std::vector<uint16_t>& half) {
+  if (dtype == QFA_FLOAT32) return;
+  const auto round = [this](std::vector<float>& tensor, std::vector<uint16_t>& half) {
     half.resize(tensor.size());
     for (size_t i = 0; i < tensor.size(); ++i) {
-      half[i] = float_to_half(tensor[i]);
-      tensor[i] = half_to_float(half[i]);
+      half[i] = float_to_narrow(tensor[i], dtype);
+      tensor[i] = narrow_to_float(half[i], dtype);
     }
   };
   round(query, query_half);
@@ -116,10 +150,11 @@ qfa_attention Problem::request(float* output) const {
   a.heads = e.heads;
   a.kv_heads = e.kv_heads;
   a.query_length = e.queries;
-  a.key_length = e.keys;
+  a.key_length = e.keys - e.past;
+  a.past_length = e.past;
   a.qk_channels = e.channels;
   a.v_channels = e.value_channels;
-  const bool half = dtype == QFA_FLOAT16;
+  const bool half = dtype != QFA_FLOAT32;
   const auto tensor = [&](const std::vector<float>& wide, const std::vector<uint16_t>& narrow,
                           int64_t heads, int64_t rows, int64_t channels) {
     const void* data = half ? static_cast<const void*>(narrow.data()) : wide.data();
@@ -128,6 +163,14 @@ qfa_attention Problem::request(float* output) const {
   a.query = tensor(query, query_half, e.heads, e.queries, e.channels);
   a.key = tensor(key, key_half, e.kv_heads, e.keys, e.channels);
   a.value = tensor(value, value_half, e.kv_heads, e.keys, e.value_channels);
+  if (e.past > 0) {
+    // Both parts lie in one tensor, the present one `past` rows behind the other.
+    a.past_key = a.key;
+    a.past_value = a.value;
+    const int64_t size = half ? 2 : 4;
+    a.key.data = static_cast<const char*>(a.key.data) + size * e.past * e.channels;
+    a.value.data = static_cast<const char*>(a.value.data) + size * e.past * e.value_channels;
+  }
   const int64_t square = e.queries * e.keys;
   if (!mask.empty()) a.mask = {mask.data(), {e.heads * square, square, e.keys, 1}};
   if (!bias.empty()) a.bias = {bias.data(), {e.heads * square, square, e.keys, 1}};
@@ -138,6 +181,17 @@ qfa_attention Problem::request(float* output) const {
   a.scale = scale != 0.0f ? scale : static_cast<float>(1.0 / sqrt(static_cast<double>(e.channels)));
   a.is_causal = causal ? 1 : 0;
   a.causal_offset = causal_offset;
+  a.queries_at_end = queries_at_end ? 1 : 0;
+  a.has_left_window = left_window >= 0 ? 1 : 0;
+  a.left_window = left_window;
+  a.has_right_window = right_window >= 0 ? 1 : 0;
+  a.right_window = right_window;
+  a.softcap = softcap;
+  a.compute = compute;
+  if (!sink.empty()) a.sink = sink.data();
+  a.sink_per_head = sink.size() > 1 ? 1 : 0;
+  if (!kv_length.empty()) a.kv_length = kv_length.data();
+  a.kv_length_count = static_cast<int64_t>(kv_length.size());
   const auto scales = [](const std::vector<float>& s, const float** data, int64_t* count) {
     *data = s.empty() ? nullptr : s.data();
     *count = static_cast<int64_t>(s.size());
@@ -167,8 +221,8 @@ std::vector<float> Problem::run(qfa_isa isa, const qfa_executor* executor) const
   const qfa_status status = !emulated ? qfa_attention_run(&a, isa, executor, nullptr, &message)
                                       : run_attention(&a, kernels_for(isa), executor, nullptr);
   CHECK_THAT(status == QFA_OK, "status %d: %s", static_cast<int>(status), message);
-  if (dtype == QFA_FLOAT16) {
-    for (size_t i = 0; i < output.size(); ++i) output[i] = half_to_float(output_half[i]);
+  if (dtype != QFA_FLOAT32) {
+    for (size_t i = 0; i < output.size(); ++i) output[i] = narrow_to_float(output_half[i], dtype);
   }
   return output;
 }
@@ -182,6 +236,14 @@ std::vector<double> Problem::oracle() const {
   for (int64_t row = 0; row < e.batch * e.heads * e.queries; ++row) {
     const int64_t i = row % e.queries, head = row / e.queries % e.heads;
     const int64_t kv = row / e.queries / e.heads * e.kv_heads + head / sharing;
+    const size_t batch = static_cast<size_t>(row / e.queries / e.heads);
+    double length = static_cast<double>(e.keys);
+    if (!kv_length.empty()) {
+      const int64_t given = kv_length[kv_length.size() == 1 ? 0 : batch];
+      length = fmin(fmax(static_cast<double>(given), 0.0), length);
+    }
+    const double position = static_cast<double>(i) + static_cast<double>(causal_offset) +
+                            (queries_at_end ? length - static_cast<double>(e.queries) : 0.0);
     double largest = -INFINITY, sum = 0.0;
     for (int64_t j = 0; j < e.keys; ++j) {
       double score = 0.0;
@@ -190,13 +252,30 @@ std::vector<double> Problem::oracle() const {
                  static_cast<double>(key[(kv * e.keys + j) * e.channels + c]);
       }
       score *= factor;
+      if (softcap > 0.0f) {
+        const double cap = static_cast<double>(softcap);
+        score = cap * tanh(score / cap);
+      }
       if (!bias.empty()) score += static_cast<double>(bias[row * e.keys + j]);
       if (!mask.empty() && mask[row * e.keys + j] == 0) score = -INFINITY;
-      if (causal && j > i + causal_offset) score = -INFINITY;
+      const double place = static_cast<double>(j);
+      if (causal && place > position) score = -INFINITY;
+      if (left_window >= 0 && place < position - static_cast<double>(left_window)) {
+        score = -INFINITY;
+      }
+      if (right_window >= 0 && place > position + static_cast<double>(right_window)) {
+        score = -INFINITY;
+      }
+      if (place >= length) score = -INFINITY;
       weight[j] = score;
       largest = fmax(largest, score);
     }
     if (largest == -INFINITY) continue;
+    const double logit =
+        sink.empty() ? -INFINITY
+                     : static_cast<double>(sink[sink.size() == 1 ? 0 : static_cast<size_t>(head)]);
+    largest = fmax(largest, logit);
+    sum = exp(logit - largest);
     for (double& w : weight) sum += w = exp(w - largest);
     for (int64_t j = 0; j < e.keys; ++j) {
       for (int64_t c = 0; c < e.value_channels && weight[j] != 0.0; ++c) {

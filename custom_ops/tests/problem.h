@@ -24,26 +24,33 @@ class Random {
   uint64_t state_;
 };
 
+// `keys` counts all of them; the first `past` of them are given as past keys.
 struct Extents {
   int64_t batch = 1, heads = 1, kv_heads = 1, queries = 1, keys = 1, channels = 64,
-          value_channels = 64;
+          value_channels = 64, past = 0;
 };
 
-// Tensors are stored contiguously in the order of their letters. Half tensors hold the rounded
-// values in `*_half`; the float copies always hold what the operator sees.
+// Tensors are stored contiguously in the order of their letters. Half tensors (float16 or bfloat16)
+// hold the rounded values in `*_half`; the float copies always hold what the operator sees.
 struct Problem {
   Extents e;
   qfa_dtype dtype = QFA_FLOAT32;
   float scale = 0.0f;  // 0: 1 / sqrt(D)
   bool causal = false;
   int64_t causal_offset = 0;
+  bool queries_at_end = false;
+  int64_t left_window = -1, right_window = -1;  // -1: none
+  float softcap = 0.0f;
   bool rotate = false;
+  qfa_compute compute = QFA_COMPUTE_INT8;
   std::vector<float> query, key, value;
   std::vector<uint16_t> query_half, key_half, value_half;
   std::vector<uint8_t> mask;        // empty or (B, H, S, T)
   std::vector<float> bias;          // empty or (B, H, S, T)
   std::vector<uint16_t> bias_half;  // what the operator gets instead, where it is not empty
   std::vector<float> q_scale, k_scale, v_scale, k_mean;
+  std::vector<float> sink;         // empty, one, or H
+  std::vector<int64_t> kv_length;  // empty, one, or B
   mutable std::vector<uint16_t> output_half;
 
   // Unit-normal query, key and value.
@@ -52,7 +59,7 @@ struct Problem {
   float* key_row(int64_t batch, int64_t head, int64_t token);
   float* value_row(int64_t batch, int64_t head, int64_t token);
   float* query_row(int64_t batch, int64_t head, int64_t token);
-  // After a change of query, key or value: rounds them to half where the problem is half.
+  // After a change of query, key or value: rounds them where the problem is half.
   void round_to_dtype();
   void round_bias_to_half();
 
@@ -76,6 +83,8 @@ std::vector<qfa_isa> testable_isas();
 
 float half_to_float(uint16_t half);
 uint16_t float_to_half(float value);
+float narrow_to_float(uint16_t narrow, qfa_dtype dtype);  // of float16 or bfloat16
+uint16_t float_to_narrow(float value, qfa_dtype dtype);
 
 }  // namespace qfa::test
 

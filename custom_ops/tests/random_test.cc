@@ -34,9 +34,23 @@ Problem draw(uint64_t seed) {
   e.keys = draw_extent(random, 200);
   e.channels = 1 + draw_extent(random, 255);
   e.value_channels = random.below(2) != 0 ? e.channels : 1 + draw_extent(random, 255);
-  Problem p = Problem::random(e, seed, random.below(3) == 0 ? QFA_FLOAT16 : QFA_FLOAT32);
+  if (random.below(3) == 0) e.past = random.below(static_cast<uint32_t>(e.keys + 1));
+  constexpr qfa_dtype kTypes[] = {QFA_FLOAT32, QFA_FLOAT32, QFA_FLOAT16, QFA_BFLOAT16};
+  Problem p = Problem::random(e, seed, kTypes[random.below(4)]);
   p.causal = random.below(2) != 0;
   p.causal_offset = static_cast<int64_t>(random.below(120)) - 30;
+  p.queries_at_end = random.below(3) == 0;
+  if (random.below(4) == 0) p.left_window = draw_extent(random, 150);
+  if (random.below(4) == 0) p.right_window = draw_extent(random, 150);
+  if (random.below(4) == 0) {
+    p.kv_length.resize(random.below(2) != 0 ? 1 : static_cast<size_t>(e.batch));
+    for (int64_t& length : p.kv_length) length = static_cast<int64_t>(random.below(240)) - 20;
+  }
+  if (random.below(4) == 0) {
+    p.sink.resize(random.below(2) != 0 ? 1 : static_cast<size_t>(e.heads));
+    for (float& s : p.sink) s = random.below(5) == 0 ? -INFINITY : 4.0f * random.normal();
+  }
+  if (random.below(4) == 0) p.softcap = ldexpf(1.0f, static_cast<int>(random.below(8)) - 2);
   p.rotate = (e.channels & -e.channels) >= 8 && random.below(3) == 0;
   const size_t square = static_cast<size_t>(e.batch * e.heads * e.queries * e.keys);
   if (random.below(3) == 0) {
@@ -51,7 +65,7 @@ Problem draw(uint64_t seed) {
     for (float& b : p.bias) b = random.below(100) < percent ? random.normal() : masking;
     if (random.below(2) != 0) p.round_bias_to_half();
   }
-  if (random.below(4) == 0) {
+  if (p.sink.empty() && p.softcap == 0.0f && random.below(4) == 0) {
     p.k_mean.resize(static_cast<size_t>(e.kv_heads * e.channels));
     for (float& m : p.k_mean) m = random.normal() * 0.1f;
   }

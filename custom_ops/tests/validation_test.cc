@@ -1,6 +1,7 @@
 // Every request that is refused, with the status and the words that a caller needs.
 #include <limits.h>
 #include <math.h>
+#include <stddef.h>
 #include <string.h>
 
 #include <functional>
@@ -138,6 +139,78 @@ QFA_TEST(output_in_place_of_the_query) {
   const qfa_attention a = p.request(p.query.data());
   CHECK(qfa_attention_run(&a, QFA_ISA_AUTO, nullptr, nullptr, nullptr) == QFA_OK);
   CHECK(same_bits(p.query, expected));
+}
+
+QFA_TEST(requests_of_the_first_version) {
+  const Problem p = Problem::random({1, 2, 1, 5, 70, 16, 16}, 4);
+  std::vector<float> output(static_cast<size_t>(p.output_count()));
+  qfa_attention a = p.request(output.data());
+  a.struct_size = offsetof(qfa_attention, compute);
+  // What lies behind its end is not looked at.
+  memset(reinterpret_cast<char*>(&a) + a.struct_size, 0xff, sizeof(a) - a.struct_size);
+  CHECK(qfa_attention_run(&a, QFA_ISA_AUTO, nullptr, nullptr, nullptr) == QFA_OK);
+  CHECK(same_bits(output, p.run(QFA_ISA_AUTO)));
+}
+
+QFA_TEST(softcaps_windows_lengths_and_sinks) {
+  static const float logits[4] = {1.0f, 1.0f, 1.0f, 1.0f};
+  static const int64_t lengths[3] = {};
+  refuses(QFA_INVALID_ARGUMENT, "softcap is -1", [](auto& a) { a.softcap = -1.0f; });
+  refuses(QFA_INVALID_ARGUMENT, "softcap is nan", [](auto& a) { a.softcap = NAN; });
+  refuses(QFA_INVALID_ARGUMENT, "softcap is inf", [](auto& a) { a.softcap = INFINITY; });
+  refuses(QFA_INVALID_ARGUMENT, "left -2", [](auto& a) {
+    a.has_left_window = 1;
+    a.left_window = -2;
+  });
+  refuses(QFA_INVALID_ARGUMENT, "right -1", [](auto& a) {
+    a.has_right_window = 1;
+    a.right_window = -1;
+  });
+  refuses(QFA_INVALID_SHAPE, "kv_length has 3", [](auto& a) {
+    a.kv_length = lengths;
+    a.kv_length_count = 3;
+  });
+  refuses(QFA_INVALID_ARGUMENT, "sink 5", [](auto& a) {
+    a.sink = logits;
+    a.sink_dtype = static_cast<qfa_dtype>(5);
+  });
+  refuses(QFA_INVALID_ARGUMENT, "k_mean is given with a sink", [](auto& a) {
+    a.sink = logits;
+    a.k_mean = logits;
+  });
+  refuses(QFA_INVALID_ARGUMENT, "k_mean is given with a softcap", [](auto& a) {
+    a.softcap = 1.0f;
+    a.k_mean = logits;
+  });
+  refuses(QFA_INVALID_ARGUMENT, "compute 4",
+          [](auto& a) { a.compute = static_cast<qfa_compute>(4); });
+  refuses(QFA_INVALID_ARGUMENT, "float32 quantizes nothing", [](auto& a) {
+    a.compute = QFA_COMPUTE_FLOAT;
+    a.q_scale = logits;
+    a.q_scale_count = 1;
+  });
+}
+
+QFA_TEST(pasts_and_presents) {
+  refuses(QFA_INVALID_SHAPE, "P -1", [](auto& a) { a.past_length = -1; });
+  refuses(QFA_INVALID_SHAPE, "overflow", [](auto& a) { a.past_length = INT64_MAX; });
+  refuses(QFA_INVALID_ARGUMENT, "past_key.data is null", [](auto& a) { a.past_length = 2; });
+  refuses(QFA_INVALID_ARGUMENT, "must agree", [](auto& a) {
+    a.past_length = 2;
+    a.past_key = a.past_value = a.key;
+    a.past_value.dtype = QFA_FLOAT16;
+  });
+  refuses(QFA_INVALID_ARGUMENT, "output overlaps past_value", [](auto& a) {
+    a.past_length = 2;
+    a.past_key = a.past_value = a.key;
+    a.past_value.data = a.output;
+  });
+  refuses(QFA_INVALID_ARGUMENT, "present_key overlaps key",
+          [](auto& a) { a.present_key.data = const_cast<void*>(a.key.data); });
+  refuses(QFA_INVALID_ARGUMENT, "present_key overlaps output",
+          [](auto& a) { a.present_key.data = a.output; });
+  refuses(QFA_INVALID_SHAPE, "strides of present_value",
+          [](auto& a) { a.present_value = {a.output, INT64_MAX, 0, 0}; });
 }
 
 QFA_TEST(empty_requests_need_no_pointers) {
