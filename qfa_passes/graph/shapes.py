@@ -307,8 +307,11 @@ def _sliced(extent: Dim, start: Dim | None, end: Dim | None) -> Dim:
         return Dim.unknown()
     if extent.value is not None and start.value is not None and end.value is not None:
         return Dim.of(len(range(extent.value)[start.value : end.value]))
-    whole = end == extent or (end.value is not None and end.value >= np.iinfo(np.int32).max)
-    return extent if whole and start == 0 else Dim.unknown()
+    if end.value is not None and end.value >= np.iinfo(np.int32).max:
+        end = extent
+    taken = end - start
+    inside = start.non_negative and (extent - end).non_negative and taken.non_negative
+    return taken if inside else Dim.unknown()
 
 
 def _split(node: gs.Node, known: ShapeMap) -> Sequence[Shape | None]:

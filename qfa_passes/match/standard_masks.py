@@ -11,8 +11,8 @@ import onnx_graphsurgeon as gs
 from qfa_passes.core.site import Cache, Mask, MaskKind, MaskTerm
 from qfa_passes.graph.dims import Dim
 from qfa_passes.graph.shapes import Shape
+from qfa_passes.match.bands import ScoreExtents
 from qfa_passes.match.context import MatchContext, MatchFailure
-from qfa_passes.match.masks import ScoreExtents
 from qfa_passes.match.operands import element_type
 from qfa_passes.match.standard_inputs import optional_input
 

@@ -1,6 +1,7 @@
 """Masks that need no tensor: proof, not samples."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 
@@ -80,16 +81,175 @@ def test_padding_beside_the_triangle_stays_small() -> None:
     assert site.mask == Mask(True, (MaskTerm("keep", MaskKind.KEEP),))
 
 
+PAST = f"{INDEX} past = Sub(T, S) pos = Add(i, past)"
+AT_END = Mask(causal=True, queries_at_end=True)
+BANDS = {
+    "one key more": (f"{INDEX} n = Add(i, i1) m = LessOrEqual(j, n)", Mask(right_window=1)),
+    "later keys": (f"{INDEX} m = LessOrEqual(i, j)", Mask(left_window=0)),
+    "at the end": (f"{PAST} m = LessOrEqual(j, pos)", AT_END),
+    "at the end, difference": (
+        f"{INDEX} d = Sub(j, i) past = Sub(T, S) m = LessOrEqual(d, past)",
+        AT_END,
+    ),
+    "at the end, ranges": (
+        f"{INDEX} past = Sub(T, S) rp = Range(past, T, i1) pos = Unsqueeze(rp, a1) m = LessOrEqual(j, pos)",
+        AT_END,
+    ),
+    "window": (
+        f"{INDEX} d = Sub(i, j) m1 = GreaterOrEqual(d, i0) m2 = LessOrEqual(d, i3) m = And(m1, m2)",
+        Mask(causal=True, left_window=3),
+    ),
+    "window, product of truths": (
+        f"""{INDEX} d = Sub(i, j) m1 = GreaterOrEqual(d, i0) m2 = LessOrEqual(d, i3) a = Cast<to=7>(m1)
+        b = Cast<to=7>(m2) c = Mul(a, b) m = Cast<to=9>(c)""",
+        Mask(causal=True, left_window=3),
+    ),
+    "window, far": (
+        f"{INDEX} n = Sub(i, i16) m1 = LessOrEqual(j, i) m2 = Greater(j, n) m = And(m1, m2)",
+        Mask(causal=True, left_window=15),
+    ),
+    "window, doubled": (
+        f"""{INDEX} n2 = Add(i3, i3) n4 = Add(n2, n2) n8 = Add(n4, n4) n16 = Add(n8, n8) n32 = Add(n16, n16)
+        n = Sub(i, n32) m1 = LessOrEqual(j, i) m2 = LessOrEqual(j, n) m3 = Not(m2) m = And(m1, m3)""",
+        Mask(causal=True, left_window=95),
+    ),
+    "window at the end": (
+        f"{PAST} n = Sub(pos, i3) m1 = LessOrEqual(j, pos) m2 = Greater(j, n) m = And(m1, m2)",
+        Mask(causal=True, queries_at_end=True, left_window=2),
+    ),
+    "window on both sides": (
+        f"{INDEX} d = Sub(j, i) m1 = LessOrEqual(d, i2) n = Neg(d) m2 = LessOrEqual(n, i3) m = And(m1, m2)",
+        Mask(left_window=3, right_window=2),
+    ),
+    "two windows": (
+        f"{INDEX} d = Sub(i, j) m1 = LessOrEqual(d, i2) m2 = LessOrEqual(d, i3) m = And(m1, m2)",
+        Mask(left_window=2),
+    ),
+    "window by truths": (
+        f"{INDEX} d = Sub(i, j) m1 = Less(d, i0) m2 = Greater(d, i3) h = Or(m1, m2) m = Not(h)",
+        Mask(causal=True, left_window=3),
+    ),
+    "trilu twice": (
+        f"""{ONES} below = Trilu<upper=0>(ones) back = Neg(i2) both = Trilu<upper=1>(below, back)
+        m = Cast<to=9>(both)""",
+        Mask(causal=True, left_window=2),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BANDS)
+@pytest.mark.parametrize("sizes", [{"S": 5, "T": 5}, {"S": 3, "T": 7}])
+def test_band(name: str, sizes: Mapping[str, int]) -> None:
+    nodes, wanted = BANDS[name]
+    block = masked(f"{nodes} y = Where(m, x, ninf)")
+    assert check_site(block.model(), sizes).mask == wanted
+
+
+CACHED = {
+    "added": "n = Add(i, P) m = LessOrEqual(j, n)",
+    "from a range": "r = Range(P, T, i1) n = Unsqueeze(r, a1) m = LessOrEqual(j, n)",
+    "counted": """t1 = Slice(ks, a2, a3) ones = ConstantOfShape<value = int64[1] {1}>(t1) c = CumSum(ones, i0)
+        z = Sub(c, i1) P1 = Unsqueeze(P, a0) T1 = Unsqueeze(T, a0) l = Slice(z, P1, T1, a0) n = Unsqueeze(l, a1)
+        m = LessOrEqual(j, n)""",
+    "slice of a triangle": """t1 = Slice(ks, a2, a3) tt = Concat<axis=0>(t1, t1) ones = Expand(one, tt)
+        t = Trilu<upper=0>(ones) P1 = Unsqueeze(P, a0) T1 = Unsqueeze(T, a0)
+        l = Slice(t, P1, T1, a0) m = Cast<to=9>(l)""",
+}
+
+
+@pytest.mark.parametrize("name", CACHED)
+def test_lengths_of_a_cache(name: str) -> None:
+    """The keys are past ones and new ones; the queries are as many as the new ones."""
+    inputs = "float[B,4,S,8] q, float[B,4,P,8] pk, float[B,4,S,8] nk, float[B,4,P,6] pv, float[B,4,S,6] nv"
+    nodes = f"{INDEX} ps = Shape(pk) P = Gather(ps, i2) {CACHED[name]} y = Where(m, x, low)"
+    before = "k = Concat<axis=2>(pk, nk) v = Concat<axis=2>(pv, nv)"
+    block = replace(masked(nodes, inputs), before=before)
+    assert check_site(block.model(), {"P": 3}).mask == AT_END
+
+
+def test_soft_triangle_at_the_end_needs_as_many_keys_as_queries() -> None:
+    """With fewer keys than queries the first rows see nothing, and a finite fill makes a mean of V of them."""
+    nodes = f"{PAST} m = LessOrEqual(j, pos) y = Where(m, x, low)"
+    site = check_site(masked(nodes).model(), {"S": 7, "T": 3})
+    assert [term.tensor for term in site.mask.terms] == ["m"]
+
+
+def test_soft_window_may_leave_rows_without_a_key() -> None:
+    nodes = f"""{INDEX} d = Sub(i, j) m1 = GreaterOrEqual(d, i0) m2 = LessOrEqual(d, i2) m = And(m1, m2)
+        y = Where(m, x, low)"""
+    site = check_site(masked(nodes).model(), {"S": 9, "T": 3})
+    assert [term.tensor for term in site.mask.terms] == ["m"]
+    square = check_site(masked(nodes, SQUARE).model(), {"S": 6})
+    assert square.mask == Mask(causal=True, left_window=2)
+
+
+def test_triangle_among_biases() -> None:
+    nodes = f"{INDEX} m = LessOrEqual(j, i) t = Where(m, zero, ninf) b = Add(bias, t) y = Add(x, b)"
+    site = check_site(masked(nodes, f"{PLAIN_INPUTS}, float[B,1,S,T] bias").model(), {"S": 6})
+    assert site.mask == Mask(True, (MaskTerm("bias", MaskKind.BIAS),))
+
+
+def test_biases_without_a_triangle_stay_one_value() -> None:
+    nodes = "b = Add(bias, other) y = Add(x, b)"
+    site = check_site(
+        masked(nodes, f"{PLAIN_INPUTS}, float[B,1,S,T] bias, float[S,T] other").model()
+    )
+    assert site.mask == Mask(terms=(MaskTerm("b", MaskKind.BIAS),))
+
+
+TABLES = {
+    "triangle": ("bool", lambda row, key: key <= row + 2, AT_END),
+    "window": ("bool", lambda row, key: row <= key <= row + 2, Mask(True, (), True, left_window=2)),
+    "later keys": ("bool", lambda row, key: key >= row, Mask(left_window=0)),
+    "all": ("bool", lambda row, key: True, Mask()),
+    "one key less": ("bool", lambda row, key: key <= row + 2 and (row, key) != (2, 1), None),
+    "stairs": ("bool", lambda row, key: key // 2 <= row // 2, None),
+    "columns": ("bool", lambda row, key: key != 3, None),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_table_of_a_model_of_fixed_lengths(name: str) -> None:
+    kind, rule, wanted = TABLES[name]
+    numbers = ", ".join(str(int(rule(row, key))) for row in range(4) for key in range(6))
+    block = masked(
+        "y = Where(table, x, ninf)",
+        "float[B,4,4,8] q, float[B,4,6,8] k, float[B,4,6,6] v",
+        f"{CONSTANTS}, {kind}[4,6] table = {{{numbers}}}",
+    )
+    site = check_site(replace(block, outputs="float[B,4,4,6] o").model(), {})
+    assert site.mask == (wanted or Mask(terms=(MaskTerm("table", MaskKind.KEEP),)))
+
+
+def test_slice_of_a_table() -> None:
+    """The last rows of a triangle are a triangle at the end."""
+    numbers = ", ".join(str(int(key <= row)) for row in range(8) for key in range(8))
+    block = masked(
+        "past = Slice(table, a2, six, a0) m = Slice(past, a0, six, a1) y = Where(m, x, ninf)",
+        "float[B,4,4,8] q, float[B,4,6,8] k, float[B,4,6,6] v",
+        f"{CONSTANTS}, bool[8,8] table = {{{numbers}}}, int64[1] six = {{6}}",
+    )
+    site = check_site(replace(block, outputs="float[B,4,4,6] o").model(), {})
+    assert site.mask == AT_END
+
+
 NOT_TRIANGLES = {
     "off by one": f"{INDEX} m = Less(j, i) y = Where(m, x, ninf)",
-    "off by one, wide": f"{INDEX} n = Add(i, i1) m = LessOrEqual(j, n) y = Where(m, x, ninf)",
-    "transposed": f"{INDEX} m = LessOrEqual(i, j) y = Where(m, x, ninf)",
-    "aligned at the end": f"""{INDEX} past = Sub(T, S) n = Add(i, past) m = LessOrEqual(j, n)
+    "aligned one off the end": f"""{INDEX} past = Sub(T, S) n = Add(i, past) m = Less(j, n)
         y = Where(m, x, ninf)""",
+    "aligned twice over": f"""{INDEX} past = Sub(T, S) n = Add(i, past) n2 = Add(n, past) m = LessOrEqual(j, n2)
+        y = Where(m, x, ninf)""",
+    "two alignments at once": f"""{INDEX} past = Sub(T, S) n = Add(i, past) m1 = LessOrEqual(j, n)
+        m2 = GreaterOrEqual(j, i) a = Cast<to=7>(m1) b = Cast<to=7>(m2) c = Mul(a, b) m = Cast<to=9>(c)
+        y = Where(m, x, ninf)""",
+    "window that the length sets": f"""{INDEX} n = Sub(i, T) n2 = Add(n, S) m = Greater(j, n2)
+        m2 = LessOrEqual(j, i) m3 = And(m, m2) m4 = Or(m3, m3) n5 = Not(m4) c = Cast<to=7>(n5) e = Equal(c, i1)
+        y = Where(e, ninf, x)""",
+    "of the queries alone": f"{INDEX} m = Less(i, i3) y = Where(m, x, ninf)",
+    "of the keys alone": f"{INDEX} m = Less(j, i3) y = Where(m, x, ninf)",
+    "every second key": f"{INDEX} n = Add(j, j) m = LessOrEqual(n, i) y = Where(m, x, ninf)",
     "first rows only": f"""{INDEX} m1 = LessOrEqual(j, i) m2 = Less(i, i3) m = Or(m1, m2)
         y = Where(m, x, ninf)""",
-    "short window": f"""{INDEX} d = Sub(i, j) m1 = GreaterOrEqual(d, i0) m2 = LessOrEqual(d, i3)
-        a = Cast<to=7>(m1) b = Cast<to=7>(m2) c = Mul(a, b) m = Cast<to=9>(c) y = Where(m, x, ninf)""",
     "steep": f"""{INDEX} n = Add(i, i) m = LessOrEqual(j, n) y = Where(m, x, ninf)""",
     "depends on the batch": f"""{INDEX} B = Gather(qs, i0) m1 = LessOrEqual(j, i) m2 = Greater(B, S)
         m = Or(m1, m2) y = Where(m, x, ninf)""",
@@ -109,11 +269,6 @@ def test_near_triangle_keeps_its_tensor(name: str) -> None:
 
 
 HIDDEN = {
-    "far window": f"""{INDEX} n = Sub(i, i16) m1 = LessOrEqual(j, i) m2 = Greater(j, n)
-        b1 = Cast<to=7>(m1) b2 = Cast<to=7>(m2) c = Mul(b1, b2) m = Cast<to=9>(c) y = Where(m, x, ninf)""",
-    "far window by doubling": f"""{INDEX} n2 = Add(i3, i3) n4 = Add(n2, n2) n8 = Add(n4, n4) n16 = Add(n8, n8)
-        n32 = Add(n16, n16) n = Sub(i, n32) m1 = LessOrEqual(j, i) m2 = LessOrEqual(j, n) m3 = Not(m2)
-        b1 = Cast<to=7>(m1) b2 = Cast<to=7>(m3) c = Mul(b1, b2) m = Cast<to=9>(c) y = Where(m, x, ninf)""",
     "steep line far away": f"""{INDEX} i4 = Add(i, i) i8 = Add(i4, i4) ia = Add(i8, i8) ib = Add(ia, ia)
         ic = Add(ib, ib) id = Add(ic, ic) ie = Add(id, id) one2 = Add(ie, i1) m1 = LessOrEqual(j, i)
         m2 = Greater(j, one2) m = Or(m1, m2) y = Where(m, x, ninf)""",
@@ -150,13 +305,6 @@ def test_what_short_lengths_do_not_show(name: str) -> None:
         return
     assert not site.mask.causal
     assert [term.tensor for term in site.mask.terms] == ["m"]
-
-
-def test_window_beside_the_triangle() -> None:
-    mask = f"""{INDEX} n = Sub(i, i16) m1 = LessOrEqual(j, i) m2 = Greater(j, n) m = And(m1, m2)
-        y = Where(m, x, ninf)"""
-    site = check_site(masked(mask, SQUARE).model(), {"S": 40})
-    assert site.mask == Mask(True, (MaskTerm("m2", MaskKind.KEEP),))
 
 
 def test_soft_triangle_beside_another_mask_keeps_its_tensor() -> None:
