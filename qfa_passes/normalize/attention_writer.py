@@ -9,6 +9,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from qfa_passes.graph.contrib.key_masks import KeyMask
+from qfa_passes.graph.dims import Dim
+from qfa_passes.normalize.causal_keep import Extent, Shared
 from qfa_passes.normalize.writer import Writer
 
 
@@ -83,18 +85,36 @@ def merge_heads(writer: Writer, tensor: gs.Tensor, channels: int) -> gs.Variable
 
 
 def key_bias(
-    writer: Writer, mask: gs.Tensor, kind: KeyMask, fill: float, batch: gs.Tensor, keys: gs.Tensor
-) -> gs.Variable:
+    writer: Writer,
+    shared: Shared,
+    mask: gs.Tensor,
+    kind: KeyMask,
+    fill: float,
+    lengths: tuple[Dim, Dim, Dim],
+    batch: Extent,
+    keys: Extent,
+) -> gs.Tensor:
     """What a key mask adds to the scores: 0 or ``fill``, as (B, 1, 1, T) or (B, 1, S, T).
 
     Args:
-        writer: Takes the nodes.
+        writer: Takes the nodes, unless another block has the same mask.
+        shared: What other blocks have.
         mask: The mask.
         kind: What it holds.
         fill: Added to the score of a masked key.
-        batch: B, scalar.
-        keys: T, scalar.
+        lengths: S, T and P.
+        batch: Where B can be read.
+        keys: Where T can be read.
     """
+    where = ("mask", mask.name, kind, fill, writer.element, lengths)
+    if where not in shared:
+        shared[where] = _key_bias(writer, mask, kind, fill, batch, keys)
+    return shared[where]
+
+
+def _key_bias(
+    writer: Writer, mask: gs.Tensor, kind: KeyMask, fill: float, batch: Extent, keys: Extent
+) -> gs.Tensor:
     if kind in (KeyMask.KEYS, KeyMask.PAIRS):
         zero = writer.constant("mask_zero", np.array(0, dtype=mask.dtype or np.int32))
         keep = writer.op("Greater", "keep", mask, zero, dtype=np.bool_)
@@ -107,26 +127,24 @@ def key_bias(
 
 
 def _within(
-    writer: Writer, mask: gs.Tensor, kind: KeyMask, batch: gs.Tensor, keys: gs.Tensor
+    writer: Writer, mask: gs.Tensor, kind: KeyMask, batch: Extent, keys: Extent
 ) -> gs.Variable:
     """(B, T): whether a key lies before the end of its batch, and not before its start."""
     zero, one = writer.scalar("zero", 0), writer.scalar("one", 1)
-    places = writer.op("Range", "keys", zero, keys, one, dtype=np.int64)
-    wide = writer.op("Cast", "mask_wide", mask, dtype=np.int64, to=np.int64)
-    if kind is KeyMask.LENGTHS:
-        ends = wide
-    else:
-        pieces = [writer.reshape(f"{name}_list", value, 1) for name, value in (("batch", batch),)]
-        ends = writer.op(
-            "Slice", "ends", wide, writer.numbers("ends_start", 0), *pieces, dtype=np.int64
-        )
-    before = writer.op(
-        "Less", "before_end", places, writer.unsqueeze("ends_column", ends, 1), dtype=np.bool_
-    )
-    if kind is not KeyMask.ENDS_STARTS:
+    total = writer.extent("mask_total", *keys)
+    places = writer.op("Range", "keys", zero, total, one, dtype=np.int64)
+    ends: gs.Tensor = writer.op("Cast", "mask_wide", mask, dtype=np.int64, to=np.int64)
+    starts = None
+    if kind is not KeyMask.LENGTHS:
+        count = writer.reshape("batch_list", writer.extent("batch", *batch), 1)
+        if kind is KeyMask.ENDS_STARTS:
+            far = writer.numbers("starts_end", np.iinfo(np.int64).max)
+            starts = writer.op("Slice", "starts", ends, count, far, dtype=np.int64)
+        ends = writer.op("Slice", "ends", ends, writer.numbers("first", 0), count, dtype=np.int64)
+    column = writer.unsqueeze("ends_column", ends, 1)
+    before = writer.op("Less", "before_end", places, column, dtype=np.bool_)
+    if starts is None:
         return before
-    far = writer.numbers("starts_end", np.iinfo(np.int64).max)
-    starts = writer.op("Slice", "starts", wide, pieces[0], far, dtype=np.int64)
     column = writer.unsqueeze("starts_column", starts, 1)
     after = writer.op("GreaterOrEqual", "after_start", places, column, dtype=np.bool_)
     return writer.op("And", "between", before, after, dtype=np.bool_)

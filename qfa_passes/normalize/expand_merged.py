@@ -37,14 +37,15 @@ def expand_merged(writer: Writer, shared: Shared, request: Merged) -> None:
         past = both[0], both[1]
     joined = join(writer, key, value, past, heads_first=False)
     biases = [inputs["attention_bias"]] if "attention_bias" in inputs else []
+    lengths = _lengths(request)
     if request.mask is not None:
-        batch, keys = writer.extent("batch", query, 0), writer.extent("mask_total", *joined.total)
-        mask = inputs["mask_index"]
-        biases.append(key_bias(writer, mask, request.mask, request.fill, batch, keys))
+        mask, total = inputs["mask_index"], joined.total
+        kind, fill = request.mask, request.fill
+        biases.append(key_bias(writer, shared, mask, kind, fill, lengths, (query, 0), total))
     keep = None
     if request.causal:
         behind = None if past is None else (past[0], 2)
-        keep = causal_keep(writer, shared, _lengths(request), (query, 1), joined.total, behind)
+        keep = causal_keep(writer, shared, lengths, (query, 1), joined.total, behind)
     queries = writer.transpose("query", query, 0, 2, 1, 3)
     scores = Scores(request.scale, biases=biases, keep=keep)
     result = attend(writer, queries, joined.key_t, joined.value, scores)

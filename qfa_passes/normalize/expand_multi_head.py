@@ -26,14 +26,15 @@ def expand_multi_head(writer: Writer, shared: Shared, request: MultiHead) -> Non
     past = (inputs["past_key"], inputs["past_value"]) if "past_key" in inputs else None
     joined = join(writer, key, value, past, heads_first=heads_first)
     biases = [inputs["attention_bias"]] if "attention_bias" in inputs else []
+    lengths = _lengths(request)
     if request.mask is not None:
-        batch, keys = writer.extent("batch", query, 0), writer.extent("mask_total", *joined.total)
-        mask = inputs["key_padding_mask"]
-        biases.append(key_bias(writer, mask, request.mask, request.fill, batch, keys))
+        mask, total = inputs["key_padding_mask"], joined.total
+        kind, fill = request.mask, request.fill
+        biases.append(key_bias(writer, shared, mask, kind, fill, lengths, (query, 0), total))
     keep = None
     if request.causal:
         behind = None if past is None else (past[0], 2)
-        keep = causal_keep(writer, shared, _lengths(request), (query, 1), joined.total, behind)
+        keep = causal_keep(writer, shared, lengths, (query, 1), joined.total, behind)
     queries = writer.transpose("query", query, 0, 2, 1, 3)
     scores = Scores(request.scale, biases=biases, keep=keep)
     result = attend(writer, queries, joined.key_t, joined.value, scores)
