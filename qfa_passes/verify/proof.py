@@ -19,8 +19,9 @@ from qfa_passes.core.outcome import Proof, Standing
 from qfa_passes.core.passes import Contract
 from qfa_passes.core.site import AttentionSite, Mask, MaskKind
 from qfa_passes.core.view import apply_views
+from qfa_passes.graph.layout import Layout
 from qfa_passes.quant.masking import LOWEST_BIAS
-from qfa_passes.verify.extents import Layout, assignments, solve
+from qfa_passes.verify.extents import assignments, solve
 from qfa_passes.verify.metrics import tensor_error
 from qfa_passes.verify.region import OpenRegionError, Region, Source, extract
 from qfa_passes.verify.region_key import region_key
@@ -85,7 +86,7 @@ class Prover:
 
     def _prove(self, site: AttentionSite, region: Region) -> Proven:
         source = self._source
-        layout = Layout.of(site, source)
+        layout = Layout.of(site, source.shapes)
         try:
             dims = [dim for name in (*site.reads, *region.others) for dim in shape_of(source, name)]
         except TrialError as error:

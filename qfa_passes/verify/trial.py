@@ -15,11 +15,11 @@ from qfa_passes.core.model import LoadedModel
 from qfa_passes.core.site import AttentionSite
 from qfa_passes.core.weights import WeightStore
 from qfa_passes.errors import QfaError
+from qfa_passes.graph.layout import Layout
 from qfa_passes.graph.shapes import Shape
 from qfa_passes.runtime.session import create_session
 from qfa_passes.verify.definition import QuantFlashAttention, run_by_definition
 from qfa_passes.verify.draws import draw
-from qfa_passes.verify.extents import Layout
 from qfa_passes.verify.region import Region, Source, region_model
 from qfa_passes.verify.widen import pass_pairs, widen, widened_site
 
