@@ -155,6 +155,33 @@ def _total(node: gs.Node, operands: list[IntTensor]) -> IntTensor | None:
     return IntTensor((product(operands[0].items),), scalar=not node.attrs.get("keepdims", 1))
 
 
+def _less(left: Dim, right: Dim) -> Dim | None:
+    if (right - left - Dim.of(1)).non_negative:
+        return Dim.of(1)
+    return Dim.of(0) if (left - right).non_negative else None
+
+
+def _less_or_equal(left: Dim, right: Dim) -> Dim | None:
+    return _less(left, right + Dim.of(1))
+
+
+def _and(left: Dim, right: Dim) -> Dim | None:
+    if left == 0 or right == 0:
+        return Dim.of(0)
+    return Dim.of(1) if left == 1 and right == 1 else None
+
+
+def _or(left: Dim, right: Dim) -> Dim | None:
+    if left == 1 or right == 1:
+        return Dim.of(1)
+    return Dim.of(0) if left == 0 and right == 0 else None
+
+
+def _not(node: gs.Node, operands: list[IntTensor]) -> IntTensor | None:
+    items = tuple(Dim.of(1) - item for item in operands[0].items)
+    return IntTensor(items, operands[0].scalar)
+
+
 def _gather(node: gs.Node, operands: list[IntTensor]) -> IntTensor | None:
     data, indices = operands[:2]
     numbers = _numbers(indices)
@@ -255,6 +282,13 @@ _RULES: Final[dict[str, Rule]] = {
     "Neg": _negative,
     "ReduceProd": _total,
     "Equal": _pairwise(_equal),
+    "Less": _pairwise(_less),
+    "LessOrEqual": _pairwise(_less_or_equal),
+    "Greater": _pairwise(lambda left, right: _less(right, left)),
+    "GreaterOrEqual": _pairwise(lambda left, right: _less_or_equal(right, left)),
+    "And": _pairwise(_and),
+    "Or": _pairwise(_or),
+    "Not": _not,
     "Gather": _gather,
     "Slice": _slice,
     "Concat": _concat,
