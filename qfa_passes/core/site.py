@@ -80,11 +80,17 @@ class Mask:
         """Returns a few words for tables, such as ``causal + bias``."""
         words = ["causal"] if self.causal else []
         if max(self.left_window, self.right_window) >= 0:
-            words.append("window")
+            words.append(f"window {_window(self)}")
         if self.kv_length is not None:
             words.append("lengths")
         words += ["bias" if term.kind is MaskKind.BIAS else "mask" for term in self.terms]
         return " + ".join(words) or "none"
+
+
+def _window(mask: Mask) -> str:
+    """Keys seen to the left and to the right: ``511``, or ``3/1`` where both count; ``-`` for all."""
+    left, right = ("-" if keys < 0 else str(keys) for keys in (mask.left_window, mask.right_window))
+    return left if mask.causal and right in ("-", "0") else f"{left}/{right}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +134,8 @@ class AttentionSite:
         sink: Name of (H): the logit of one more key per head, whose value is zero; None: none.
         cache: Earlier keys and values that the block joins itself; None if key and value are complete.
         output_views: Steps from (B, H, S, Dv) to the layout of ``output``.
+        kind: Words such as ``self``, ``cross`` and ``MLA``, as far as they can be told; for `inspect`.
+        extents: B, S and T, past keys included, each a number, symbols, or ``?``; for `inspect`.
     """
 
     name: str
@@ -149,6 +157,8 @@ class AttentionSite:
     sink: str | None = None
     cache: Cache | None = None
     output_views: Views = ()
+    kind: tuple[str, ...] = ()
+    extents: tuple[str, ...] = ()
 
     @property
     def quantized(self) -> bool:
@@ -173,14 +183,18 @@ class AttentionSite:
         return (self.output, *(name for name in present if name is not None))
 
     def describe(self) -> str:
-        """Heads, channels and mask in a few words, e.g. ``GQA 9:3, D 64, causal``."""
+        """Kind, heads, channels and mask in a few words, e.g. ``self GQA 9:3, D 64, causal``."""
         heads, channels = f"MHA {self.num_heads}", f"D {self.qk_channels}"
         if self.kv_num_heads != self.num_heads:
             kind = "MQA" if self.kv_num_heads == 1 else "GQA"
             heads = f"{kind} {self.num_heads}:{self.kv_num_heads}"
         if self.v_channels != self.qk_channels:
             channels += f"/{self.v_channels}"
-        return f"{heads}, {channels}, {self.mask.describe()}"
+        parts = [" ".join((*self.kind, heads)), channels, self.mask.describe()]
+        parts += [f"softcap {self.softcap:g}"] if self.softcap else []
+        parts += ["sink"] if self.sink is not None else []
+        parts += ["cache"] if self.cache is not None else []
+        return ", ".join(parts)
 
 
 @dataclass(frozen=True, slots=True)

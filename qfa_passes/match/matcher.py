@@ -13,6 +13,7 @@ from qfa_passes.core.site import AttentionSite, Refusal
 from qfa_passes.graph.ir import Graph, is_op, producer
 from qfa_passes.match import contrib, decomposed, standard
 from qfa_passes.match.context import MatchContext, MatchFailure
+from qfa_passes.match.traits import with_traits
 
 _PATTERNS: Final[
     tuple[tuple[Callable[[gs.Node], bool], Callable[[MatchContext, gs.Node], AttentionSite]], ...]
@@ -36,7 +37,7 @@ def find_sites(graph: Graph) -> list[AttentionSite | Refusal]:
                 continue
             context.steps.clear()
             try:
-                found.append(_with_origin(read(context, node)))
+                found.append(with_traits(context, _with_origin(read(context, node))))
             except MatchFailure as failure:
                 if is_op(node, "Softmax") and not _near_product(node):
                     continue

@@ -87,6 +87,8 @@ def _nameless(site: AttentionSite, value: _Names) -> AttentionSite:
         output=value(site.output),
         mask=replace(site.mask, terms=terms, kv_length=length),
         nodes=(),
+        kind=(),
+        extents=(),
         notes=(),
         sink=value(site.sink or "") or None,
         cache=cache,
