@@ -12,21 +12,24 @@ shapes; the result must load. A block counts as wrong where the model's outputs 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import selectors
 import subprocess
 import sys
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from benchmark.match_growth import print_growth
 from benchmark.match_table import Row, print_tables
-from benchmark.match_worker import Answer
+from benchmark.match_task import Answer, Task
 from models.zoo.export import library_versions
 from models.zoo.record import Record, read_records
 
 _OURS = {"": "inspect", "float": "float", "int8": "int8"}
+_KEPT = "peers.jsonl"
 _PEERS = ("ort", "onnxscript")
 
 
@@ -59,13 +62,18 @@ def main() -> None:
     ]
     matchers = [_OURS[options.fuse], *(_PEERS if options.peers else ())]
     rows = [Row(record, {}) for record in records]
+    kept = Kept(options.folder / _KEPT)
     for matcher in matchers:
         pool = Worker(matcher, options.timeout)
         for row in rows:
-            if not row.record.failure and not _has_op(row.record, matcher):
-                path = options.folder / f"{row.record.name}.onnx"
-                row.answers[matcher] = pool.ask(path, row.record)
-                _progress(matcher, row)
+            if not row.sound or _has_op(row.record, matcher):
+                continue
+            path = options.folder / f"{row.record.name}.onnx"
+            answer = kept.get(matcher, path) if matcher in _PEERS else None
+            row.answers[matcher] = answer or pool.ask(path, row.record)
+            if matcher in _PEERS and answer is None:
+                kept.add(matcher, path, row.answers[matcher])
+            _progress(matcher, row)
         pool.stop()
     versions = library_versions()
     versions.pop("optimum-onnx", None)
@@ -91,6 +99,35 @@ def _progress(matcher: str, row: Row) -> None:
     )
 
 
+class Kept:
+    """Answers of peers, which are slow, to files that have not changed since."""
+
+    def __init__(self, path: Path) -> None:
+        """Reads what is there."""
+        self.path = path
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        self._answers = {tuple(key): answer for key, answer in map(json.loads, lines)}
+
+    def get(self, matcher: str, path: Path) -> Answer | None:
+        """The answer, if the file and the version of the peer are the same."""
+        answer = self._answers.get(self._key(matcher, path))
+        return None if answer is None else _answer(answer)
+
+    def add(self, matcher: str, path: Path, answer: Answer) -> None:
+        """Keeps one."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps([self._key(matcher, path), asdict(answer)]) + "\n")
+
+    @staticmethod
+    def _key(matcher: str, path: Path) -> tuple[str, ...]:
+        version = library_versions()["onnxruntime" if matcher == "ort" else matcher]
+        return matcher, version, path.name, hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
+def _answer(values: dict[str, Any]) -> Answer:
+    return Answer(**{**values, "refusals": tuple(values["refusals"])})
+
+
 @dataclass
 class Worker:
     """A process that runs one matcher; started anew when it dies or is too slow."""
@@ -111,15 +148,14 @@ class Worker:
             )
         process = self._process
         assert process.stdin is not None and process.stdout is not None
-        task = {"path": str(path), "arch": record.arch, "sets": sound_sets(record.runtime)}
-        process.stdin.write(json.dumps(task) + "\n")
+        task = Task(str(path), record.arch, record.blocks, sound_sets(record.runtime))
+        process.stdin.write(json.dumps(asdict(task)) + "\n")
         process.stdin.flush()
         with selectors.DefaultSelector() as selector:
             selector.register(process.stdout, selectors.EVENT_READ)
             line = process.stdout.readline() if selector.select(self.timeout) else None
         if line:
-            answer = json.loads(line)
-            return Answer(**{**answer, "refusals": tuple(answer["refusals"])})
+            return _answer(json.loads(line))
         process.kill()
         code = process.wait()
         self._process = None
@@ -136,11 +172,11 @@ class Worker:
             self._process = None
 
 
-def sound_sets(runtime: str) -> list[int]:
-    """Indices of the sample sets that the untouched file computes as torch does."""
+def sound_sets(runtime: str) -> tuple[int, ...] | None:
+    """Indices of the sample sets that the untouched file computes as torch does; None: all."""
     if runtime == "ok":
-        return list(range(16))
-    return [i for i, verdict in enumerate(runtime.split(" | ")) if verdict == "ok"]
+        return None
+    return tuple(i for i, verdict in enumerate(runtime.split(" | ")) if verdict == "ok")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from benchmark.match_worker import Answer
+from benchmark.match_task import Answer
 from models.zoo.record import Record
 
 _TITLES = {
