@@ -65,9 +65,12 @@ def write_quantized(w: BodyWriter, features: BodyFeatures, given: Operands) -> O
     query, key, value = given.query, given.key, given.value
     factor = w.float_attribute("scale")
     if features.compute is AttentionFormat.FLOAT:
-        query = w.op("Mul", query, factor)
-        spoil = _write_spoil(w, value)
-        return Operands(query, *_write_spoiled_keys(w, key, value, spoil))
+        spoiled = w.op("Add", query, _write_spoil(w, query))
+        keys = w.op("Add", key, _write_spoil(w, key))
+        return Operands(
+            w.op("Mul", spoiled, factor),
+            *_write_spoiled_keys(w, keys, value, _write_spoil(w, value)),
+        )
     if "k_mean" in features.inputs:
         key = w.op("Sub", key, w.unsqueeze("k_mean", 1))
     if features.rotate is Rotation.HADAMARD:

@@ -3,10 +3,12 @@
 from itertools import product
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 import onnx
 import pytest
+from onnx import ModelProto
 
 from qfa_passes.errors import UnsupportedModelError
 from qfa_passes.fuse.body_features import BodyFeatures
@@ -232,3 +234,58 @@ def test_a_plain_model_has_a_plain_body() -> None:
     written = {node.op_type for node in model.functions[0].node}
     assert not written & {"Tanh", "Slice", "Range", "Expand"}
     assert not model.graph.initializer
+
+
+@pytest.mark.parametrize("format", ["int8", "float"])
+@pytest.mark.parametrize("which", ["query", "key", "value"])
+@pytest.mark.parametrize("run", RUNTIMES)
+def test_an_infinity_spoils_its_row(which: str, run: Any, format: str) -> None:
+    inputs = qkv(1, 2, 1, 4, 4, 16, 8)
+    inputs[which][:, :, 2, 1] = -np.inf
+    (output,) = run(*build_model([with_format(Site(inputs, 0.25, True), format)], 18))
+    spoiled = [False, False, True, which != "query"]
+    np.testing.assert_array_equal(np.isnan(output).all(axis=(0, 1, 3)), spoiled)
+    np.testing.assert_array_equal(np.isnan(output).any(axis=(0, 1, 3)), spoiled)
+
+
+def in_float(model: ModelProto) -> None:
+    """Puts casts around a bfloat16 model, for ONNX Runtime takes no bfloat16 arrays."""
+    before, after = [], []
+    kind = onnx.TensorProto.BFLOAT16
+    for value in (*model.graph.input, *model.graph.output):
+        if value.type.tensor_type.elem_type != kind:
+            continue
+        value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+        inner = f"{value.name}/bfloat16"
+        for node in model.graph.node:
+            for names in (node.input, node.output):
+                names[:] = [inner if name == value.name else name for name in names]
+        if value in model.graph.input:
+            before.append(onnx.helper.make_node("Cast", [value.name], [inner], to=kind))
+        else:
+            after.append(onnx.helper.make_node("Cast", [inner], [value.name], to=1))
+    nodes = [*before, *model.graph.node, *after]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+
+
+@pytest.mark.parametrize("format", ["int8", "float"])
+@pytest.mark.parametrize("opset", [15, 18, 23])
+def test_bfloat16(format: str, opset: int) -> None:
+    inputs = qkv(*SHAPE) | past(SHAPE, 9) | {"attn_bias": normal(5, 42), "sink": normal(4)}
+    rounded = {name: x.astype(ml_dtypes.bfloat16) for name, x in inputs.items()}
+    site = with_format(Site(rounded, 0.25, attributes={"softcap": 4.0}, presents=True), format)
+    model, feeds = build_model([site], opset)
+    onnx.checker.check_model(model, full_check=True)
+    wide = Site(
+        {name: x.astype(np.float32) for name, x in rounded.items()},
+        0.25,
+        attributes=site.attributes,
+    )
+    in_float(model)
+    feeds = {name: x.astype(np.float32) for name, x in feeds.items()}
+    for run in RUNTIMES:
+        output, key, value = run(model, feeds)
+        assert nmse(output, exact(wide)) < (5e-4 if format == "int8" else 1e-5)  # eight bits
+        for actual, wanted in zip((key, value), joined(wide), strict=True):
+            np.testing.assert_array_equal(actual, wanted)
