@@ -12,7 +12,9 @@ from qfa_passes.errors import UnsupportedModelError
 from qfa_passes.graph.graph_pass import GraphPass
 from qfa_passes.normalize.expand_fused import ExpandFused
 from qfa_passes.normalize.fold_shapes import FoldShapes
+from qfa_passes.normalize.infer_types import InferTypes
 from qfa_passes.normalize.lift_constants import LiftConstants
+from qfa_passes.normalize.raise_shapes import RaiseShapes
 from qfa_passes.normalize.remove_identity import RemoveIdentity
 
 
@@ -20,8 +22,10 @@ def normalize_passes(keep: frozenset[str] = frozenset()) -> tuple[GraphPass, ...
     """The passes, in order; nodes whose names are in ``keep`` are not written out."""
     return (
         LiftConstants(),  # first: the others look at initializers only
+        InferTypes(),  # before passes that ask for types
         RemoveIdentity(),  # before shape folding, so that it sees fewer nodes
         ExpandFused(keep),  # before shape folding, which then sees its shape arithmetic too
+        RaiseShapes(),  # before shape folding, which then sees fewer values
         FoldShapes(),  # last: needs the shapes of what remains
     )
 
