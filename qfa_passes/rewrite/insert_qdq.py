@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
 import numpy as np
-import numpy.typing as npt
 import onnx_graphsurgeon as gs
+from onnx import TensorProto
 
 from qfa_passes.core.passes import Contract
 from qfa_passes.core.plan import StaticScales
@@ -28,8 +28,8 @@ class InsertQdq(GraphPass):
     After: ``qq = QuantizeLinear(q, step, 128)``, ``qd = DequantizeLinear(qq, step, 128)``, ``s = MatMul(qd, kt)``;
     likewise for K and V, each where the canonical (B, heads, rows, channels) value is.
 
-    A float16 value is cast to float32 and back around its pair: QuantizeLinear takes float16 from opset 19 on only, and
-    a small step would vanish in it.
+    A float16 or bfloat16 value is cast to float32 and back around its pair: QuantizeLinear takes float16 from opset 19
+    on only, and a small step would vanish in it; ONNX Runtime takes no bfloat16.
     """
 
     name: ClassVar[str] = "insert-qdq"
@@ -77,16 +77,16 @@ def shared_view(graph: Graph, operand: Operand) -> str | None:
 
 
 def _insert(graph: Graph, consumer: gs.Node, tensor: gs.Tensor, step: float, stem: str) -> None:
-    half = tensor.dtype == np.float16
-    source = _cast(graph, tensor, np.float32, f"{stem}_widen") if half else tensor
+    half = _half_type(tensor)
+    source = tensor if half is None else _cast(graph, tensor, np.float32, f"{stem}_widen")
     scale = constant(graph, f"{stem}_scale", np.array(step, dtype=np.float32))
     zero = constant(graph, f"{stem}_zero_point", np.array(CENTRE, dtype=np.uint8))
     codes = emit(graph, "QuantizeLinear", [source, scale, zero], f"{stem}_quantize", dtype=np.uint8)
     back = emit(
         graph, "DequantizeLinear", [codes, scale, zero], f"{stem}_dequantize", dtype=np.float32
     )
-    if half:
-        back = _cast(graph, back, np.float16, f"{stem}_narrow")
+    if half is not None:
+        back = _cast(graph, back, half, f"{stem}_narrow")
     for position, value in enumerate(consumer.inputs):
         if value is tensor:
             consumer.inputs[position] = back
@@ -94,5 +94,12 @@ def _insert(graph: Graph, consumer: gs.Node, tensor: gs.Tensor, step: float, ste
     raise AssertionError(f"node '{consumer.name}' does not read '{tensor.name}'")
 
 
-def _cast(graph: Graph, tensor: gs.Tensor, dtype: npt.DTypeLike, stem: str) -> gs.Variable:
+def _half_type(tensor: gs.Tensor) -> Any:
+    """The target of a cast back to the type of a value in half precision; None for other types."""
+    if isinstance(tensor.dtype, int):  # the editing graph's word for what numpy lacks
+        return tensor.dtype if tensor.dtype == TensorProto.BFLOAT16 else None
+    return np.float16 if tensor.dtype == np.float16 else None
+
+
+def _cast(graph: Graph, tensor: gs.Tensor, dtype: Any, stem: str) -> gs.Variable:
     return emit(graph, "Cast", [tensor], stem, dtype=dtype, attrs={"to": dtype})

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
@@ -26,15 +27,15 @@ def marked(model: ModelProto, site: AttentionSite = GROUPED_SITE) -> tuple[Model
     return graph.finish(), changes
 
 
-def half_precision() -> ModelProto:
-    """Returns the block in float16."""
+def half_precision(kind: int = TensorProto.FLOAT16) -> ModelProto:
+    """Returns the block in float16, or in bfloat16."""
     model = golden("grouped_block")
     for value in (*model.graph.input, *model.graph.output):
         if value.type.tensor_type.elem_type == TensorProto.FLOAT:
-            value.type.tensor_type.elem_type = TensorProto.FLOAT16
+            value.type.tensor_type.elem_type = kind
     for tensor in model.graph.initializer:
         if tensor.data_type == TensorProto.FLOAT:
-            half = numpy_helper.to_array(tensor).astype(np.float16)
+            half = numpy_helper.to_array(tensor).astype(helper.tensor_dtype_to_np_dtype(kind))
             tensor.CopyFrom(numpy_helper.from_array(half, tensor.name))
     return model
 
@@ -94,6 +95,18 @@ def test_float16_is_widened_around_its_pair(level: object) -> None:
     (actual,) = run(model, inputs, library=False, level=level)
     assert actual.dtype == np.float16
     assert nmse(actual, oracle(inputs)) < 1e-5
+
+
+def test_bfloat16_is_widened_too() -> None:
+    model, _ = marked(half_precision(TensorProto.BFLOAT16))
+    types = [
+        helper.get_attribute_value(attribute)
+        for node in model.graph.node
+        if node.op_type == "Cast"
+        for attribute in node.attribute
+    ]
+    assert sorted(types) == [TensorProto.FLOAT] * 3 + [TensorProto.BFLOAT16] * 3
+    onnx.checker.check_model(model, full_check=True)
 
 
 def test_operands_that_have_a_pair_are_left_alone() -> None:
