@@ -21,6 +21,7 @@ from qfa_passes.core.site import AttentionSite, Refusal
 from qfa_passes.data import read_data
 from qfa_passes.errors import UsageError
 from qfa_passes.load import read_model
+from qfa_passes.opened import find_attention
 from qfa_passes.save import to_model_proto, write_model
 from qfa_passes.verify.models import model_facts, verify_models
 
@@ -150,7 +151,7 @@ def inspect(
         model: Path, bytes or ModelProto; never changed.
         allow_links_within: Accept data files behind links if the real file lies in this folder.
     """
-    return pipeline.match(pipeline.normalize(_loaded(model, allow_links_within)))
+    return find_attention(_loaded(model, allow_links_within))
 
 
 def count_fused(model: Source, *, allow_links_within: str | os.PathLike[str] | None = None) -> int:
@@ -237,7 +238,7 @@ def _check_numbers(options: Options) -> None:
 
 
 def _with_attention(facts: ModelFacts, model: LoadedModel) -> ModelFacts:
-    found = pipeline.match(pipeline.normalize(model))
+    found = find_attention(model)
     return replace(facts, attention=sum(isinstance(entry, AttentionSite) for entry in found))
 
 

@@ -15,9 +15,7 @@ from qfa_passes.core.model import LoadedModel, opset_of
 from qfa_passes.core.plan import Plan, SitePlan, StaticScales
 from qfa_passes.core.site import AttentionSite
 from qfa_passes.errors import InvalidDataError
-from qfa_passes.fuse.attach_body import present_rotation
 from qfa_passes.fuse.replay import replay_model, site_values
-from qfa_passes.plan.choose import Candidate, candidates, choose, draft_plan
 from qfa_passes.verify.sites import SiteError, measure_site
 from qfa_passes.verify.whole_model import tensor_outputs
 
@@ -31,8 +29,10 @@ class Evidence:
     """Runs of one normalized model.
 
     Attributes:
+        model: The model.
         data: The inputs of all runs; empty if the model was not run.
         runs: Captured values of the first runs, by name.
+        statistics: Of every site, by name.
     """
 
     def __init__(
@@ -41,13 +41,9 @@ class Evidence:
         """Takes the normalized float model; ``library`` tells whether the operator library is there."""
         self.data = DataSet((), "")
         self.runs: list[dict[str, Array]] = []
-        self._model, self._options, self._progress, self._library = (
-            model,
-            options,
-            progress,
-            library,
-        )
-        self._statistics: dict[str, SiteStatistics] = {}
+        self.model = model
+        self._options, self._progress, self._library = options, progress, library
+        self.statistics: dict[str, SiteStatistics] = {}
 
     @property
     def feeds(self) -> tuple[Feed, ...]:
@@ -65,58 +61,31 @@ class Evidence:
                 f"the calibration data ({data.label}) holds no sample",
                 hint="give at least one, or no data at all",
             )
-        self.data = data
-        self._statistics = {site.name: SiteStatistics(site) for site in sites}
+        self.data, self.runs = data, []
+        self.statistics = {site.name: SiteStatistics(site) for site in sites}
         names = [name for site in sites for name in (*site_values(site), site.output)]
-        names += tensor_outputs(self._model.proto.graph)
-        for number, values in enumerate(capture(self._model, names, data.feeds)):
+        names += tensor_outputs(self.model.proto.graph)
+        for number, values in enumerate(capture(self.model, names, data.feeds)):
             self._progress("calibrate", number, len(data.feeds))
-            for statistics in self._statistics.values():
+            for statistics in self.statistics.values():
                 statistics.update(values, f"run {number} of {data.label}")
             if number < HELD_RUNS:
                 self.runs.append(values)
 
+    def forget(self) -> None:
+        """Frees everything, as if the model had not been run."""
+        self.data, self.runs, self.statistics = DataSet((), ""), [], {}
+
     def forget_inner_values(self) -> None:
         """Frees everything but the outputs of the model; no site can be measured afterwards."""
-        outputs = tensor_outputs(self._model.proto.graph)
+        outputs = tensor_outputs(self.model.proto.graph)
         self.runs = [{name: run[name] for name in outputs} for run in self.runs]
-
-    def best_plan(
-        self, digest: str, sites: Sequence[AttentionSite], *, shift_keys: bool
-    ) -> tuple[Plan, dict[str, SiteError]]:
-        """Measures every candidate and returns the best plan with its errors by site.
-
-        Args:
-            digest: Of the source model, for the plan.
-            sites: What the plan covers.
-            shift_keys: Whether the runs are real data, so that a mean of K may be learned from them.
-        """
-        options = candidates(
-            self._options.rotation or present_rotation(self._model.proto),
-            sites,
-            shift_keys=shift_keys,
-            scale_mode=self._options.scale_mode,
-        )
-        if not self._measures:
-            options = options[:1]
-        measured: list[tuple[Candidate, Plan, dict[str, SiteError]]] = []
-        for candidate in options:
-            plan = draft_plan(
-                digest,
-                sites,
-                self._statistics,
-                candidate,
-                self._options.attention,
-                self._options.scale_mode,
-            )
-            measured.append((candidate, plan, self.measure(sites, plan)))
-        return choose(measured)
 
     def measure(self, sites: Sequence[AttentionSite], plan: Plan) -> dict[str, SiteError]:
         """Runs the operator of each planned site on the captured inputs; returns errors by site."""
-        if not self._measures:
+        if not self.measures:
             return {}
-        opset = opset_of(self._model.proto)
+        opset = opset_of(self.model.proto)
         errors: dict[str, SiteError] = {}
         for number, site in enumerate(sites):
             self._progress("measure sites", number, len(sites))
@@ -129,11 +98,12 @@ class Evidence:
 
     def pair_steps(self, site: AttentionSite, entry: SitePlan) -> StaticScales:
         """Steps for the Q/DQ pairs of a site; where nothing was run, fusing takes them away again and any will do."""
-        known = self._statistics.get(site.name)
+        known = self.statistics.get(site.name)
         if known is not None and (entry.scales is None or entry.rotation is not Rotation.NONE):
             return known.scales()  # the plan's steps are those of the rotated Q and K
         return entry.scales or StaticScales((1.0,), (1.0,), (1.0,))
 
     @property
-    def _measures(self) -> bool:
+    def measures(self) -> bool:
+        """Whether sites can be measured: the model was run, and verification is on."""
         return self._options.verify is not VerifyLevel.OFF and bool(self.runs)

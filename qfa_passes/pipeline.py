@@ -1,40 +1,49 @@
 """THE order of things: load, normalize, match, calibrate, plan, rewrite, fuse, verify, save.
 
-Each stage is a folder and knows only the shared vocabulary; this file alone knows their order and says why.
+Each stage is a folder and knows only the shared vocabulary; this file alone knows their order and says why. Every
+stage goes over all scopes of the model: its main graph, and the bodies that hold attention (opened.py).
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import onnx
 from onnx import ModelProto
 
+from qfa_passes.calibration import Calibration, Sites, calibrate
 from qfa_passes.config import Options, Progress, StopAfter
 from qfa_passes.core.dataset import DataSet
-from qfa_passes.core.formats import AttentionFormat, ScaleMode, VerifyLevel
+from qfa_passes.core.formats import ScaleMode, VerifyLevel
 from qfa_passes.core.model import LoadedModel
 from qfa_passes.core.outcome import Report, StageTiming
-from qfa_passes.core.plan import Plan, SitePlan
-from qfa_passes.core.site import AttentionSite, Refusal
+from qfa_passes.core.plan import Plan
+from qfa_passes.core.site import AttentionSite
 from qfa_passes.errors import NothingMatchedError, QfaError
-from qfa_passes.evidence import HELD_RUNS, Evidence
+from qfa_passes.evidence import HELD_RUNS
 from qfa_passes.fuse.attach_body import attach_body, present_channels
-from qfa_passes.fuse.fuse_attention import FuseAttention
-from qfa_passes.graph.graph_pass import GraphPass, run_passes
-from qfa_passes.graph.ir import Graph
-from qfa_passes.match import find_sites
-from qfa_passes.normalize import NORMALIZE, raise_opset
-from qfa_passes.plan.fit import fit_plan
-from qfa_passes.plan.plan_file import check_plan, read_plan
+from qfa_passes.fusing import fuse, mark
+from qfa_passes.left_alone import LeftAlone
+from qfa_passes.normalize import normalize_passes
+from qfa_passes.opened import (
+    Scope,
+    drop_idle_functions,
+    idle_origins,
+    match,
+    match_scopes,
+    normalize,
+    open_model,
+    rebuild,
+    scope_of,
+    typed,
+)
+from qfa_passes.planning import Errors, Part, exempted, left_in_float, make_plan
 from qfa_passes.report.outcomes import site_outcomes
-from qfa_passes.rewrite import InsertQdq
-from qfa_passes.rewrite.insert_qdq import shared_view
 from qfa_passes.runtime.environment import (
     describe_environment,
     library_or_none,
@@ -44,8 +53,9 @@ from qfa_passes.save import write_model
 from qfa_passes.save.serialize import serialize_inline
 from qfa_passes.verify.models import CALIBRATION_KEY, model_facts, verify_models
 from qfa_passes.verify.seeded import seeded_data
-from qfa_passes.verify.sites import SiteError
 from qfa_passes.verify.whole_model import check_exact, compare_outputs, run_outputs, tensor_outputs
+
+__all__ = ["Outcome", "Run", "match", "normalize", "typed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,26 +65,6 @@ class Outcome:
     model: LoadedModel
     plan: Plan
     report: Report
-
-
-def normalize(model: LoadedModel, passes: Sequence[GraphPass] = NORMALIZE) -> LoadedModel:
-    """The canonical float graph, with types and shapes."""
-    graph = Graph(typed(raise_opset(model.proto)))
-    run_passes(graph, passes)
-    return model.replace_proto(typed(graph.finish()))
-
-
-def match(model: LoadedModel) -> list[AttentionSite | Refusal]:
-    """The attention of a normalized model."""
-    return find_sites(Graph(model.proto))
-
-
-def typed(proto: ModelProto) -> ModelProto:
-    """Adds inferred types and shapes; a model that inference rejects is returned as it is."""
-    try:
-        return onnx.shape_inference.infer_shapes(proto, data_prop=True)
-    except onnx.shape_inference.InferenceError:
-        return proto
 
 
 class Run:
@@ -88,6 +78,7 @@ class Run:
         self.report = Report(source=str(source.path or "<ModelProto>"), settings=options.as_words())
         self._progress: Progress = progress or (lambda stage, done, total: None)
         self._library = library_or_none()
+        self._left = LeftAlone()
 
     def __call__(self, output: Path | None) -> Outcome:
         """Runs all stages up to ``options.stop_after``; an error carries the report of what was done until then."""
@@ -98,39 +89,223 @@ class Run:
             raise
 
     def _run(self, output: Path | None) -> Outcome:
-        with self._stage("normalize"):
-            normal = normalize(self.source)
-        with self._stage("match"):
-            found = match(normal)
-        sites = [entry for entry in found if isinstance(entry, AttentionSite)]
-        self._warn_of_idle_requests(sites)
-        chosen = self._chosen(normal, sites)
-        active = [site for site in sites if site.name not in chosen]
-        evidence = Evidence(normal, self.options, self._progress, library=self._library is not None)
-        if self._needs_runs(active):
-            with self._stage("calibrate"):  # before planning: the plan follows what is measured
-                evidence.gather(active, self._data(normal))
-        with self._stage("plan"):
-            plan, errors = self._plan(evidence, active, chosen)
-        evidence.forget_inner_values()
-        result = normal
-        if self.options.stop_after is not StopAfter.NORMALIZE:
-            with self._stage("rewrite"):  # before fusing: the Q/DQ graph is an artefact of its own
-                result = self._rewrite(normal, plan, active, evidence)
-        if self.options.stop_after is StopAfter.FUSE:
-            with self._stage("fuse"):  # finds the sites again, through their Q/DQ pairs
-                result, lost = self._fuse(result, plan)
-                if lost:  # a Q/DQ pair must not stay where nothing is fused
-                    plan = _exempted(plan, dict.fromkeys(lost, "its Q/DQ form is not recognised"))
-                    result, _ = self._fuse(self._rewrite(normal, plan, active, evidence), plan)
+        while True:
+            scopes, exempt = self._open()
+            active = _active(scopes, exempt)
+            calibration = Calibration.unknown(scopes, self.options, self._progress)
+            if self._needs_runs(active):
+                with self._stage("calibrate"):  # before planning: the plan follows what is measured
+                    calibration = self._calibrate(scopes, active)
+            exempt |= calibration.unrun
+            with self._stage("plan"):
+                plan, errors = self._plan(calibration, _active(scopes, exempt), exempt)
+            calibration.forget_inner_values()
+            result, plan = self._change(scopes, plan, calibration)
+            idle = idle_origins(scopes, [entry.name for entry in plan.sites if entry.quantized])
+            if not idle:
+                break
+            # What was written out for nothing stays as the source has it: once more, without writing it out.
+            self._left.add(idle, scopes, plan, errors, self.options.max_error)
         with self._stage("verify"):
-            self._verify_model(normal, result, evidence)
-        self.report.sites = site_outcomes(
-            found,
-            plan,
-            errors,
-            bound=self.options.max_error,
-            stopped="" if self.options.stop_after is StopAfter.FUSE else self.options.stop_after,
+            self._verify(scopes, result, calibration)
+        plan = self._left.completed(plan)
+        self._tell(scopes, plan, errors)
+        if output is not None and not self.options.dry_run:
+            with self._stage("save"):  # last: nothing is written before everything is checked
+                self._save(result, output)
+        self.report.environment = describe_environment(self._library)
+        return Outcome(result, plan, self.report)
+
+    def _open(self) -> tuple[list[Scope], dict[str, str]]:
+        """Normalizes, takes bodies out and matches; also returns what stays in float by choice, with the reason."""
+        while True:
+            with self._stage("normalize"):
+                scopes = open_model(self.source, self._left.origins)
+            with self._stage("match"):
+                scopes = match_scopes(scopes, self._left.origins)
+            self._left.see([entry for scope in scopes for entry in scope.found])
+            exempt: dict[str, str] = {}
+            for scope in scopes:
+                exempt |= left_in_float(scope, self.options)
+            hopeful = [site.name for sites in _active(scopes, exempt).values() for site in sites]
+            idle = idle_origins(scopes, hopeful)
+            if not idle:
+                self._warn_of_idle_requests()
+                return scopes, exempt
+            self._left.by_choice(idle, scopes, exempt)
+
+    @contextmanager
+    def _stage(self, name: str) -> Iterator[None]:
+        self._progress(name, 0, 1)
+        start = time.perf_counter()
+        yield
+        seconds = time.perf_counter() - start
+        timings = {timing.stage: timing for timing in self.report.timings}
+        before = timings[name].seconds if name in timings else 0.0
+        timings[name] = StageTiming(name, before + seconds)
+        self.report.timings = list(timings.values())
+        self._progress(name, 1, 1)
+
+    def _warn_of_idle_requests(self) -> None:
+        """Says in the report what was asked for and will have no effect."""
+        sites = self._left.sites
+        fused = model_facts(self.source).fused
+        if fused:
+            self._warn(f"fused already, and left as they are: {fused} attention blocks")
+        elif not sites:
+            self._warn("no attention was matched: nothing is quantized; see `inspect`")
+        for pattern in self.options.exclude:
+            if not any(pattern.search(name) for name in sites):
+                self._warn(f"exclude pattern '{pattern.pattern}' matches no site")
+        if self.options.verify is VerifyLevel.OFF:
+            self._warn("nothing was verified: verify is off")
+
+    def _warn(self, text: str) -> None:
+        if text not in self.report.warnings:
+            self.report.warnings.append(text)
+
+    def _needs_runs(self, active: Sites) -> bool:
+        """Whether the model must be run: to measure, or for steps that calibration alone can find."""
+        if self.options.stop_after is StopAfter.NORMALIZE or not any(active.values()):
+            return self.options.verify is VerifyLevel.FULL
+        steps = (
+            self.options.scale_mode is ScaleMode.STATIC
+            or self.options.stop_after is StopAfter.REWRITE
+        )
+        return self.options.verify is not VerifyLevel.OFF or self.data is not None or steps
+
+    def _calibrate(self, scopes: list[Scope], active: Sites) -> Calibration:
+        calibration = calibrate(
+            scopes,
+            active,
+            self._data(scopes[0].model),
+            self.options,
+            self._progress,
+            library=self._library is not None,
+        )
+        for note in calibration.notes:
+            self._warn(note)
+        return calibration
+
+    def _data(self, normal: LoadedModel) -> DataSet:
+        """The inputs to run the float model on; says in the report what they are."""
+        data = self.data
+        if data is None:
+            data = seeded_data(normal.proto, seed=self.options.seed, samples=HELD_RUNS)
+            self._warn(
+                "no calibration data: sites are verified on seeded random inputs; give --calib for real ones"
+            )
+            if self.options.scale_mode is ScaleMode.STATIC and self.options.plan is None:
+                self._warn("static steps come from random inputs and will not fit real ones")
+        if self._library is None:
+            self._warn(
+                "sites are measured by their function body, without the operator library: "
+                f"{library_problem()}; see `doctor`"
+            )
+        self.report.data = data.label
+        return data
+
+    def _plan(
+        self, calibration: Calibration, active: Sites, exempt: dict[str, str]
+    ) -> tuple[Plan, Errors]:
+        parts = [Part(calibration.evidence[prefix], sites) for prefix, sites in active.items()]
+        return make_plan(
+            self.source,
+            self.options,
+            [part for part in parts if part.sites],
+            exempt,
+            known=self._left.sites,
+            real_data=self.data is not None,
+        )
+
+    def _change(
+        self, scopes: list[Scope], plan: Plan, calibration: Calibration
+    ) -> tuple[LoadedModel, Plan]:
+        """Rewrites and fuses what the plan names, inner bodies first; the plan learns what could not be fused."""
+        stop = self.options.stop_after
+
+        def change(scope: Scope, model: LoadedModel) -> LoadedModel | None:
+            nonlocal plan
+            if stop is StopAfter.NORMALIZE:
+                return model
+            evidence = calibration.evidence[scope.prefix]
+            while True:
+                with self._stage("rewrite"):  # before fusing: the Q/DQ graph is an artefact too
+                    marked = mark(model, plan, scope.sites, evidence)
+                if stop is StopAfter.REWRITE:
+                    return marked
+                with self._stage("fuse"):  # finds the sites again, through their Q/DQ pairs
+                    fused, lost = fuse(marked or model, plan, scope)
+                if not lost:
+                    return fused
+                # A Q/DQ pair must not stay where nothing is fused.
+                plan = exempted(plan, dict.fromkeys(lost, "its Q/DQ form is not recognised"))
+
+        result = rebuild(scopes, change)
+        drop_idle_functions(result.proto, self.source.proto)
+        planned = {entry.name for entry in plan.sites if entry.quantized}
+        served = [site for scope in scopes for site in scope.sites if site.name in planned]
+        if stop is not StopAfter.FUSE or not served:
+            return result, plan
+        with self._stage("fuse"):  # one function body for the nodes of all scopes
+            channels = {site.qk_channels for site in served}
+            channels |= present_channels(scopes[0].model.proto)
+            attach_body(result.proto, channels.pop() if len(channels) == 1 else None)
+            self._mark_calibration(result.proto)
+            return result.replace_proto(typed(result.proto)), plan
+
+    def _mark_calibration(self, proto: ModelProto) -> None:
+        if self.data is not None and self.data.digest:
+            known = {entry.key: entry.value for entry in proto.metadata_props}
+            onnx.helper.set_model_props(proto, known | {CALIBRATION_KEY: self.data.digest})
+
+    def _verify(self, scopes: list[Scope], result: LoadedModel, calibration: Calibration) -> None:
+        """Compares outputs before and after: of the model, and of every body that was run."""
+        evidence = calibration.evidence[""]
+        if self.options.verify is VerifyLevel.OFF or not evidence.runs:
+            return
+        full, normal = self.options.verify is VerifyLevel.FULL, scopes[0].model
+        if full:
+            reference = run_outputs(self.source, evidence.feeds)
+            check_exact(reference, evidence.feeds, self._exact_stages(scopes))
+        if result is normal:
+            return
+        for scope in scopes:
+            seen = calibration.evidence[scope.prefix]
+            if seen.runs:
+                errors = compare_outputs(
+                    scope_of(result, scope, scopes),
+                    seen.feeds,
+                    seen.runs,
+                    library=self._library is not None,
+                )
+                self.report.model_nmse |= {scope.prefix + name: e for name, e in errors.items()}
+        plain = len(tensor_outputs(normal.proto.graph)) == len(normal.proto.graph.output)
+        if full and plain and self._library:
+            self.report.comparison = verify_models(self.source, result, evidence.data)
+
+    def _exact_stages(self, scopes: list[Scope]) -> list[tuple[str, Callable[[], LoadedModel]]]:
+        """The steps of normalization, each with the model after it."""
+        keep = self._left.origins
+        names = ["inline-functions", *(each.name for each in normalize_passes())]
+        stages: list[tuple[str, Callable[[], LoadedModel]]] = [
+            (name, partial(normalize, self.source, keep, count)) for count, name in enumerate(names)
+        ]
+        bodies = ("bodies", lambda: rebuild(scopes, lambda scope, model: model))
+        return [*stages, bodies] if len(scopes) > 1 else stages
+
+    def _tell(self, scopes: list[Scope], plan: Plan, errors: Errors) -> None:
+        """Fills the report; fails if something had to be fused and nothing was."""
+        self.report.sites = self._left.complete(
+            site_outcomes(
+                [entry for scope in scopes for entry in scope.found],
+                plan,
+                errors,
+                bound=self.options.max_error,
+                stopped=""
+                if self.options.stop_after is StopAfter.FUSE
+                else self.options.stop_after,
+            )
         )
         if self.options.require_match and not any(entry.quantized for entry in plan.sites):
             raise NothingMatchedError(
@@ -139,171 +314,6 @@ class Run:
                 or "it has none",
                 hint="run `inspect` to see what was found",
             )
-        if output is not None and not self.options.dry_run:
-            with self._stage("save"):  # last: nothing is written before everything is checked
-                self._save(result, output)
-        self.report.environment = describe_environment(self._library)
-        return Outcome(result, plan, self.report)
-
-    @contextmanager
-    def _stage(self, name: str) -> Iterator[None]:
-        self._progress(name, 0, 1)
-        start = time.perf_counter()
-        yield
-        self.report.timings.append(StageTiming(name, time.perf_counter() - start))
-        self._progress(name, 1, 1)
-
-    def _warn_of_idle_requests(self, sites: list[AttentionSite]) -> None:
-        """Says in the report what was asked for and will have no effect."""
-        warnings = self.report.warnings
-        fused = model_facts(self.source).fused
-        if fused:
-            warnings.append(f"fused already, and left as they are: {fused} attention blocks")
-        elif not sites:
-            warnings.append("no attention was matched: nothing is quantized; see `inspect`")
-        for pattern in self.options.exclude:
-            if not any(pattern.search(site.name) for site in sites):
-                warnings.append(f"exclude pattern '{pattern.pattern}' matches no site")
-        if self.options.verify is VerifyLevel.OFF:
-            warnings.append("nothing was verified: verify is off")
-
-    def _chosen(self, normal: LoadedModel, sites: list[AttentionSite]) -> dict[str, str]:
-        """Sites that stay in float by choice, with the reason."""
-        exempt: dict[str, str] = {}
-        if self.options.attention is AttentionFormat.NONE:
-            return {site.name: "attention format is none" for site in sites}
-        graph = Graph(normal.proto)
-        for site in sites:
-            if any(pattern.search(site.name) for pattern in self.options.exclude):
-                exempt[site.name] = "excluded by name"
-                continue
-            for operand in (site.query, site.key, site.value):
-                outsider = shared_view(graph, operand)
-                if outsider is not None:
-                    exempt[site.name] = f"{outsider} reads a reshaped Q, K or V of this block too"
-        return exempt
-
-    def _needs_runs(self, sites: list[AttentionSite]) -> bool:
-        """Whether the model must be run: to measure, or for steps that calibration alone can find."""
-        if self.options.stop_after is StopAfter.NORMALIZE or not sites:
-            return self.options.verify is VerifyLevel.FULL
-        steps = (
-            self.options.scale_mode is ScaleMode.STATIC
-            or self.options.stop_after is StopAfter.REWRITE
-        )
-        return self.options.verify is not VerifyLevel.OFF or self.data is not None or steps
-
-    def _data(self, normal: LoadedModel) -> DataSet:
-        """The inputs to run the float model on; says in the report what they are."""
-        data = self.data
-        if data is None:
-            data = seeded_data(normal.proto, seed=self.options.seed, samples=HELD_RUNS)
-            self.report.warnings.append(
-                "no calibration data: sites are verified on seeded random inputs; give --calib for real ones"
-            )
-            if self.options.scale_mode is ScaleMode.STATIC and self.options.plan is None:
-                self.report.warnings.append(
-                    "static steps come from random inputs and will not fit real ones"
-                )
-        if self._library is None:
-            self.report.warnings.append(
-                "sites are measured by their function body, without the operator library: "
-                f"{library_problem()}; see `doctor`"
-            )
-        self.report.data = data.label
-        return data
-
-    def _plan(
-        self, evidence: Evidence, sites: list[AttentionSite], exempt: dict[str, str]
-    ) -> tuple[Plan, dict[str, SiteError]]:
-        """Decides, measures, and takes back what is out of bound."""
-        names = {site.name for site in sites}
-        if self.options.plan is not None:
-            plan = fit_plan(self._given_plan(self.options.plan, names | exempt.keys()), sites)
-            errors = evidence.measure(sites, plan)
-        else:
-            plan, errors = evidence.best_plan(
-                self.source.digest, sites, shift_keys=self.data is not None
-            )
-        out = {name for name, error in errors.items() if not error.within(self.options.max_error)}
-        kept = tuple(
-            replace(entry, format=AttentionFormat.NONE) if entry.name in out else entry
-            for entry in plan.sites
-        )
-        return _exempted(replace(plan, sites=kept), exempt), errors
-
-    def _given_plan(self, plan: Path | Plan, names: Collection[str]) -> Plan:
-        if isinstance(plan, Plan):
-            check_plan(plan, "the given plan", self.source.digest, names)
-            return plan
-        return read_plan(plan, model_digest=self.source.digest, site_names=names)
-
-    def _rewrite(
-        self, normal: LoadedModel, plan: Plan, sites: list[AttentionSite], evidence: Evidence
-    ) -> LoadedModel:
-        graph = Graph(normal.proto)
-        marked = []
-        for site in sites:
-            entry = plan.site(site.name)
-            if entry is not None and entry.quantized:
-                marked.append((site, evidence.pair_steps(site, entry)))
-        run_passes(graph, [InsertQdq(marked)])
-        return normal.replace_proto(typed(graph.finish()))
-
-    def _fuse(self, quantized: LoadedModel, plan: Plan) -> tuple[LoadedModel, set[str]]:
-        """Fuses what the plan names; also returns the names of sites that the matcher does not find again."""
-        graph = Graph(quantized.proto)
-        chosen: list[tuple[AttentionSite, SitePlan]] = []
-        for site in find_sites(graph):
-            entry = plan.site(site.name) if isinstance(site, AttentionSite) else None
-            if (
-                isinstance(site, AttentionSite)
-                and site.quantized
-                and entry is not None
-                and entry.quantized
-            ):
-                chosen.append((site, entry))
-        shifts = {site.name: plan.k_mean(entry) for site, entry in chosen}
-        k_means = {name: shift for name, shift in shifts.items() if shift is not None}
-        run_passes(graph, [FuseAttention(chosen, k_means)])
-        lost = {entry.name for entry in plan.sites if entry.quantized} - {
-            site.name for site, _ in chosen
-        }
-        if not chosen:
-            return quantized, lost
-        proto = graph.finish()
-        channels = {site.qk_channels for site, _ in chosen} | present_channels(quantized.proto)
-        attach_body(proto, channels.pop() if len(channels) == 1 else None)
-        if self.data is not None and self.data.digest:
-            onnx.helper.set_model_props(
-                proto,
-                {entry.key: entry.value for entry in proto.metadata_props}
-                | {CALIBRATION_KEY: self.data.digest},
-            )
-        return quantized.replace_proto(typed(proto)), lost
-
-    def _verify_model(self, normal: LoadedModel, result: LoadedModel, evidence: Evidence) -> None:
-        if self.options.verify is VerifyLevel.OFF or not evidence.runs:
-            return
-        if self.options.verify is VerifyLevel.FULL:
-            stages: list[tuple[str, Callable[[], LoadedModel]]] = [
-                ("raise-opset", lambda: normalize(self.source, ()))
-            ]
-            for count, graph_pass in enumerate(NORMALIZE, start=1):
-                stages.append((graph_pass.name, partial(normalize, self.source, NORMALIZE[:count])))
-            check_exact(run_outputs(self.source, evidence.feeds), evidence.feeds, stages)
-        if result is not normal:
-            self.report.model_nmse = compare_outputs(
-                result, evidence.feeds, evidence.runs, library=self._library is not None
-            )
-        plain = len(tensor_outputs(normal.proto.graph)) == len(normal.proto.graph.output)
-        if (
-            self.options.verify is VerifyLevel.FULL
-            and result is not normal
-            and plain
-            and self._library
-        ):
-            self.report.comparison = verify_models(self.source, result, evidence.data)
 
     def _save(self, result: LoadedModel, output: Path) -> None:
         saved = write_model(
@@ -312,13 +322,11 @@ class Run:
         self.report.target = str(output)
         self.report.sizes = {"before": serialize_inline(self.source).nbytes, "after": saved.nbytes}
         for path in saved.stale:
-            self.report.warnings.append(f"'{path}' is no longer used by '{output}'")
+            self._warn(f"'{path}' is no longer used by '{output}'")
 
 
-def _exempted(plan: Plan, reasons: Mapping[str, str]) -> Plan:
-    """The plan with some sites left in float, with the reason."""
-    others = tuple(entry for entry in plan.sites if entry.name not in reasons)
-    left = tuple(
-        SitePlan(name, AttentionFormat.NONE, exempt=reason) for name, reason in reasons.items()
-    )
-    return replace(plan, sites=others + left)
+def _active(scopes: Sequence[Scope], exempt: Collection[str]) -> dict[str, list[AttentionSite]]:
+    """Sites that may be quantized, by the prefix of their scope."""
+    return {
+        scope.prefix: [site for site in scope.sites if site.name not in exempt] for scope in scopes
+    }

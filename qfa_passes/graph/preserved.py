@@ -27,11 +27,13 @@ def captured_names(node: NodeProto) -> Iterator[str]:
     for attribute in node.attribute:
         bodies = [attribute.g] if attribute.type == AttributeProto.GRAPH else list(attribute.graphs)
         for body in bodies:
-            yield from _free_names(body)
+            yield from free_names(body)
 
 
-def _free_names(graph: GraphProto) -> list[str]:
+def free_names(graph: GraphProto) -> list[str]:
+    """Returns the names that a body reads and does not define, in the order of their first use."""
     local = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+    local |= {sparse.values.name for sparse in graph.sparse_initializer}
     free: dict[str, None] = {}
     for node in graph.node:
         for name in (*node.input, *captured_names(node)):

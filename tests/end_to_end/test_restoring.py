@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import ModelProto, numpy_helper
 
-from qfa_passes import api, pipeline
+from qfa_passes import api, opened
 from qfa_passes.core.site import AttentionSite, Refusal
 from qfa_passes.errors import NothingMatchedError, UsageError
 from qfa_passes.graph.ir import Graph
@@ -147,7 +147,7 @@ def test_require_match_is_content_with_what_was_asked_for(stop_after: str) -> No
 
 def test_site_that_is_not_found_again_stays_in_float(monkeypatch: pytest.MonkeyPatch) -> None:
     """No Q/DQ pair may stay where nothing is fused; the report tells."""
-    original = pipeline.find_sites
+    original = opened.find_sites
 
     def forgetful(graph: Graph) -> list[AttentionSite | Refusal]:
         return [
@@ -158,7 +158,7 @@ def test_site_that_is_not_found_again_stays_in_float(monkeypatch: pytest.MonkeyP
             )
         ]
 
-    monkeypatch.setattr(pipeline, "find_sites", forgetful)
+    monkeypatch.setattr(opened, "find_sites", forgetful)
     model = DECODER.model()
     result = api.optimize(model)
     assert statuses(result) == ["fused", "exempt", "fused"]

@@ -1,0 +1,131 @@
+"""Running every scope of a model: the main graph on the data, bodies on what reaches them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from qfa_passes.body_data import BodyData, body_data
+from qfa_passes.config import Options, Progress
+from qfa_passes.core.dataset import DataSet
+from qfa_passes.core.site import AttentionSite
+from qfa_passes.errors import QfaError
+from qfa_passes.evidence import HELD_RUNS, Evidence
+from qfa_passes.opened import Scope
+from qfa_passes.verify.seeded import seeded_data
+
+Sites = Mapping[str, Sequence[AttentionSite]]
+
+
+@dataclass(slots=True)
+class Calibration:
+    """What running the scopes showed.
+
+    Attributes:
+        evidence: By prefix, of every scope; without runs where there were none.
+        unrun: Sites whose body could not be run, with the reason.
+        notes: What the user should know.
+    """
+
+    evidence: dict[str, Evidence]
+    unrun: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @staticmethod
+    def unknown(
+        scopes: Sequence[Scope], options: Options, progress: Progress, *, library: bool = False
+    ) -> Calibration:
+        """What is known before anything was run."""
+        return Calibration(
+            {
+                scope.prefix: Evidence(scope.model, options, progress, library=library)
+                for scope in scopes
+            }
+        )
+
+    def forget_inner_values(self) -> None:
+        """Frees everything but the outputs of the scopes; no site can be measured afterwards."""
+        for evidence in self.evidence.values():
+            evidence.forget_inner_values()
+
+    def fail(self, problem: str, prefix: str, sites: Sites) -> None:
+        """Records that the body at a prefix, and with it those inside it, could not be run."""
+        for inner, entries in sites.items():
+            if inner.startswith(prefix):
+                reason = f"its body could not be run: {problem}"
+                self.unrun |= {site.name: reason for site in entries}
+
+
+def calibrate(
+    scopes: Sequence[Scope],
+    sites: Sites,
+    data: DataSet,
+    options: Options,
+    progress: Progress,
+    *,
+    library: bool,
+) -> Calibration:
+    """Runs the main graph and every body with sites.
+
+    Args:
+        scopes: All scopes, outer ones first.
+        sites: Those to look at, by the prefix of their scope.
+        data: Inputs of the main graph.
+        options: Of the run.
+        progress: Is told of the steps.
+        library: Whether the operator library is there.
+    """
+    result = Calibration.unknown(scopes, options, progress, library=library)
+    result.evidence[""].gather(sites.get("", ()), data)
+    reaching = {"": data}
+    for scope in scopes:
+        inner = [entry for entry in scopes if _is_inside(entry, scope) and _leads_to(entry, sites)]
+        if not inner or scope.prefix not in reaching:
+            continue
+        for prefix, given in body_data(scope.model, reaching[scope.prefix], inner).items():
+            evidence = result.evidence[prefix]
+            problem = _gather(evidence, sites.get(prefix, ()), given, options.seed)
+            if problem:
+                result.fail(problem, prefix, sites)
+                continue
+            reaching[prefix] = evidence.data
+            if evidence.data is not given.data or not given.entered:
+                label = prefix.removesuffix("/")
+                result.notes.append(
+                    f"no run enters {label}: its sites are verified on {evidence.data.label}"
+                )
+    return result
+
+
+def _is_inside(entry: Scope, scope: Scope) -> bool:
+    return entry.body is not None and entry.body.outer == scope.prefix
+
+
+def _leads_to(scope: Scope, sites: Sites) -> bool:
+    """True if a scope or one inside it has sites to look at."""
+    return any(prefix.startswith(scope.prefix) and found for prefix, found in sites.items())
+
+
+def _gather(evidence: Evidence, sites: Sequence[AttentionSite], given: BodyData, seed: int) -> str:
+    """Runs a body on what reaches it; if nothing does, on what would, or else on random inputs.
+
+    Returns:
+        Why it cannot be run; empty if it was.
+    """
+    problem = given.problem
+    if not problem:
+        try:
+            evidence.gather(sites, given.data)
+            return ""
+        except QfaError as error:
+            problem = error.what
+    if given.entered and not given.problem:
+        evidence.forget()
+        return problem
+    try:
+        made_up = seeded_data(evidence.model.proto, seed=seed, samples=HELD_RUNS)
+        evidence.gather(sites, made_up)
+        return ""
+    except QfaError as error:
+        evidence.forget()
+        return f"{problem}; {error.what}"

@@ -1,0 +1,265 @@
+"""A model opened up: its main graph and every body that may hold attention, each a normalized model of its own.
+
+All stages then treat a body like a model. `rebuild` puts what became of the bodies back, inner ones first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import onnx
+from onnx import FunctionProto, ModelProto, NodeProto
+
+from qfa_passes.core.model import LoadedModel
+from qfa_passes.core.origin import origin_nodes, origin_of
+from qfa_passes.core.site import AttentionSite, Refusal
+from qfa_passes.graph.attention_hints import AttentionHints, called_functions, function_key
+from qfa_passes.graph.graph_pass import run_passes
+from qfa_passes.graph.ir import Graph
+from qfa_passes.graph.scopes import BodyPlace, OuterScope, TakenOut, bodies_of, put_back
+from qfa_passes.match import find_sites
+from qfa_passes.normalize import normalize_passes, raise_opset
+from qfa_passes.normalize.inline_functions import inline_attention
+
+Found = AttentionSite | Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """Where a scope was taken out.
+
+    Attributes:
+        outer: Prefix of the scope around it.
+        place: Where it is there.
+        node: The If, Loop or Scan node that carries it.
+        taken: What was taken out.
+    """
+
+    outer: str
+    place: BodyPlace
+    node: NodeProto
+    taken: TakenOut
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """One graph of a model.
+
+    Attributes:
+        prefix: Starts the names of its sites: empty for the main graph, else such as ``If_3/then_branch/``.
+        model: The graph as a normalized model.
+        calls: Prefixes of nodes that stand for an inlined function call, outer calls first.
+        stuck: Calls that hold attention and could not be inlined.
+        body: Where it was taken out; None for the main graph.
+        found: Its attention, names with the prefix; empty before `match_scopes`.
+    """
+
+    prefix: str
+    model: LoadedModel
+    calls: tuple[str, ...] = ()
+    stuck: tuple[Refusal, ...] = ()
+    body: Body | None = None
+    found: tuple[Found, ...] = ()
+
+    @property
+    def sites(self) -> list[AttentionSite]:
+        """What was matched."""
+        return [entry for entry in self.found if isinstance(entry, AttentionSite)]
+
+
+def normalize(
+    model: LoadedModel, keep: Collection[str] = (), passes: int | None = None
+) -> LoadedModel:
+    """The main graph in canonical float form, with types and shapes.
+
+    Args:
+        model: The model.
+        keep: Names of function calls and operators that stay as they are.
+        passes: How many passes run; None for all.
+    """
+    raised = model.replace_proto(raise_opset(model.proto))
+    return _normalized(raised, "", keep, passes).model
+
+
+def open_model(model: LoadedModel, keep: Collection[str] = ()) -> list[Scope]:
+    """Normalizes a model and takes its bodies out; a scope comes before those inside it.
+
+    Args:
+        model: The model.
+        keep: Names of function calls and operators, with the prefix of their scope, that stay as they are.
+    """
+    raised = model.replace_proto(raise_opset(model.proto))
+    return open_bodies(_normalized(raised, "", keep), keep)
+
+
+def open_bodies(main: Scope, keep: Collection[str] = ()) -> list[Scope]:
+    """Takes all bodies that may hold attention out of a normalized scope, and those inside them."""
+    scopes, pending = [], [main]
+    while pending:
+        scope = pending.pop(0)
+        scopes.append(scope)
+        pending.extend(_bodies(scope, keep))
+    return scopes
+
+
+def _bodies(scope: Scope, keep: Collection[str]) -> list[Scope]:
+    proto = scope.model.proto
+    hints = AttentionHints.of(proto.functions)
+    places = [
+        (place, node) for place, node, body in bodies_of(proto.graph) if hints.holds(body.node)
+    ]
+    if not places:
+        return []
+    outer = OuterScope(proto)
+    found = []
+    for place, node in places:
+        taken = outer.take_out(place)
+        model = scope.model.replace_proto(taken.proto)
+        inner = _normalized(model, f"{scope.prefix}{place}/", keep)
+        carrier = NodeProto()
+        carrier.CopyFrom(node)
+        found.append(replace(inner, body=Body(scope.prefix, place, carrier, taken)))
+    return found
+
+
+def _normalized(
+    model: LoadedModel, prefix: str, keep: Collection[str], passes: int | None = None
+) -> Scope:
+    kept = frozenset(name[len(prefix) :] for name in keep if name.startswith(prefix))
+    inlined = inline_attention(model.proto, kept)
+    graph = Graph(typed(inlined.proto))
+    run_passes(graph, normalize_passes(kept)[:passes])
+    stuck = tuple(
+        Refusal(prefix + call, reason, "export the model with one opset, or without functions")
+        for call, reason in inlined.refused.items()
+    )
+    normal = model.replace_proto(typed(graph.finish()))
+    return Scope(prefix, normal, tuple(f"{prefix}{call}/" for call in inlined.calls), stuck)
+
+
+def typed(proto: ModelProto) -> ModelProto:
+    """Adds inferred types and shapes; a model that inference rejects is returned as it is."""
+    try:
+        return onnx.shape_inference.infer_shapes(proto, data_prop=True)
+    except onnx.shape_inference.InferenceError:
+        return proto
+
+
+def match(model: LoadedModel) -> list[Found]:
+    """The attention of a normalized model, also in its bodies."""
+    scopes = match_scopes(open_bodies(Scope("", model)))
+    return [entry for scope in scopes for entry in scope.found]
+
+
+def find_attention(model: LoadedModel) -> list[Found]:
+    """The attention of a model as it was loaded, wherever it is."""
+    return [entry for scope in match_scopes(open_model(model)) for entry in scope.found]
+
+
+def match_scopes(scopes: Sequence[Scope], keep: Collection[str] = ()) -> list[Scope]:
+    """Finds the attention of every scope; what was kept on purpose is no finding."""
+    result = []
+    for scope in scopes:
+        found = (*matched(Graph(scope.model.proto), scope.prefix), *scope.stuck)
+        left = tuple(entry for entry in found if name_of(entry) not in keep)
+        result.append(replace(scope, found=left))
+    return result
+
+
+def matched(graph: Graph, prefix: str) -> list[Found]:
+    """The attention of one graph, its bodies aside; names start with the prefix."""
+    return [
+        replace(entry, name=prefix + entry.name)
+        if isinstance(entry, AttentionSite)
+        else replace(entry, where=prefix + entry.where)
+        for entry in find_sites(graph)
+    ]
+
+
+def idle_origins(scopes: Sequence[Scope], used: Collection[str]) -> set[str]:
+    """Calls and operators of the source that were written out for nothing: no site in them is used.
+
+    Args:
+        scopes: The matched scopes.
+        used: Names of the sites that are fused, or may be.
+    """
+    names = [name_of(entry) for scope in scopes for entry in scope.found]
+    idle = set(origin_nodes(names) - origin_nodes(used))
+    for call in (call for scope in scopes for call in scope.calls):
+        inside = any(call.startswith(f"{outer}/") for outer in idle)
+        if not inside and not any(name.startswith(call) for name in used):
+            idle.add(call.removesuffix("/"))
+    return idle
+
+
+def found_in(scopes: Sequence[Scope], origins: Collection[str]) -> list[Found]:
+    """What was found in calls and operators of the source that were written out."""
+    calls = tuple(f"{origin}/" for origin in origins)
+    found = []
+    for entry in (entry for scope in scopes for entry in scope.found):
+        origin = origin_of(name_of(entry))
+        if name_of(entry).startswith(calls) or (origin is not None and origin.node in origins):
+            found.append(entry)
+    return found
+
+
+def name_of(entry: Found) -> str:
+    """Label of a site, or of the anchor of a refusal."""
+    return entry.name if isinstance(entry, AttentionSite) else entry.where
+
+
+def rebuild(
+    scopes: Sequence[Scope], change: Callable[[Scope, LoadedModel], LoadedModel | None]
+) -> LoadedModel:
+    """Changes every scope and puts the bodies back, inner ones first.
+
+    Args:
+        scopes: All scopes of a model.
+        change: Takes a scope and its model, with changed bodies in it; returns the changed model, or None if there is
+            nothing to change. A body in which nothing is changed stays as it was in the source.
+    """
+    results: dict[str, LoadedModel] = {}
+    for scope in reversed(scopes):
+        model = _with_bodies(scope, scopes, results)
+        changed = change(scope, model)
+        if changed is not None or model is not scope.model or scope.body is None:
+            results[scope.prefix] = changed or model
+    return results[""]
+
+
+def _with_bodies(
+    scope: Scope, scopes: Sequence[Scope], results: Mapping[str, LoadedModel]
+) -> LoadedModel:
+    """The scope's model with the bodies in it that changed; without what only the old bodies read."""
+    changed = [
+        (entry.body, results[entry.prefix])
+        for entry in scopes
+        if entry.body is not None and entry.body.outer == scope.prefix and entry.prefix in results
+    ]
+    if not changed:
+        return scope.model
+    proto = ModelProto()
+    proto.CopyFrom(scope.model.proto)
+    for body, result in changed:
+        put_back(proto, body.place, body.taken, result.proto)
+    return scope.model.replace_proto(typed(Graph(proto).finish()))
+
+
+def scope_of(result: LoadedModel, scope: Scope, scopes: Sequence[Scope]) -> LoadedModel:
+    """Takes out of a result what a scope has become."""
+    if scope.body is None:
+        return result
+    outer = next(entry for entry in scopes if entry.prefix == scope.body.outer)
+    around = scope_of(result, outer, scopes)
+    return around.replace_proto(OuterScope(around.proto).take_out(scope.body.place).proto)
+
+
+def drop_idle_functions(proto: ModelProto, source: ModelProto) -> None:
+    """Removes the functions that the source called and the model does not call any more, in place."""
+    idle = called_functions(source) - called_functions(proto)
+    kept = [function for function in proto.functions if function_key(function) not in idle]
+    if len(kept) < len(proto.functions):
+        functions = [FunctionProto.FromString(entry.SerializeToString()) for entry in kept]
+        del proto.functions[:]
+        proto.functions.extend(functions)

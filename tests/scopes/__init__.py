@@ -1,0 +1,1 @@
+"""Attention inside the bodies of If, Loop and Scan, and inside functions."""
