@@ -6,13 +6,17 @@ becomes a fresh symbol, so equality of two extents is proof and inequality is no
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Mapping
 from itertools import count
 from math import prod
+from typing import Final
 
 _fresh = count()
 
 Monomial = tuple[str, ...]
+
+_MOST_STEPS: Final = 64
 
 
 class Dim:
@@ -33,6 +37,17 @@ class Dim:
         return Dim({(): value}) if isinstance(value, int) else Dim({(value,): 1})
 
     @staticmethod
+    def parse(text: str) -> Dim:
+        """An extent from its declared name; exporters declare ``4*batch`` or ``past + sequence`` too."""
+        if text.isidentifier():
+            return Dim.of(text)
+        try:
+            parsed = _polynomial(ast.parse(text, mode="eval").body)
+        except (SyntaxError, ValueError, RecursionError):  # what ast.parse may raise
+            parsed = None
+        return Dim.of(text) if parsed is None else parsed
+
+    @staticmethod
     def unknown() -> Dim:
         """A new symbol that equals nothing else; it stands for a non-negative number like any other."""
         return Dim({(f"?{next(_fresh)}",): 1})
@@ -43,6 +58,12 @@ class Dim:
         if not self.terms:
             return 0
         return self.terms[()] if len(self.terms) == 1 and () in self.terms else None
+
+    @property
+    def is_anonymous(self) -> bool:
+        """True for an unknown that no model has named."""
+        ((monomial, factor),) = self.terms.items() if len(self.terms) == 1 else (((), 0),)
+        return factor == 1 and len(monomial) == 1 and monomial[0].startswith("?")
 
     @property
     def is_symbol(self) -> bool:
@@ -103,21 +124,27 @@ class Dim:
         return Dim(terms)
 
     def divide(self, other: Dim) -> Dim | None:
-        """The exact quotient by a monomial, or None if it is not provably exact."""
-        if len(other.terms) != 1:
-            return Dim.of(1) if self == other and other.terms else None
-        ((divisor, factor),) = other.terms.items()
-        terms: dict[Monomial, int] = {}
-        for monomial, coefficient in self.terms.items():
-            rest = list(monomial)
-            for symbol in divisor:
-                if symbol not in rest:
-                    return None
-                rest.remove(symbol)
-            if coefficient % factor:
+        """The exact quotient, or None if it is not provably exact."""
+        if not other.terms:
+            return None
+        leader = other._leader
+        quotient, rest = Dim({}), self
+        for _ in range(_MOST_STEPS):
+            if not rest.terms:
+                return quotient
+            first = rest._leader
+            symbols = _without(first, leader)
+            factor, left = divmod(rest.terms[first], other.terms[leader])
+            if symbols is None or left:
                 return None
-            terms[tuple(rest)] = coefficient // factor
-        return Dim(terms)
+            part = Dim({symbols: factor})
+            quotient, rest = quotient + part, rest - part * other
+        return None
+
+    @property
+    def _leader(self) -> Monomial:
+        """The monomial of the highest degree; of several, the first by name."""
+        return min(self.terms, key=lambda monomial: (-len(monomial), monomial))
 
     def at(self, numbers: Mapping[str, int]) -> int:
         """The number that the extent is when its symbols have these values."""
@@ -137,6 +164,34 @@ class Dim:
                 str(factor) if not symbols else symbols if factor == 1 else f"{factor}*{symbols}"
             )
         return " + ".join(parts)
+
+
+def _without(monomial: Monomial, divisor: Monomial) -> Monomial | None:
+    """The quotient of two monomials, or None."""
+    rest = list(monomial)
+    for symbol in divisor:
+        if symbol not in rest:
+            return None
+        rest.remove(symbol)
+    return tuple(rest)
+
+
+def _polynomial(tree: ast.expr) -> Dim | None:
+    """A sum or product of names and numbers; None for anything else."""
+    if isinstance(tree, ast.Name):
+        return Dim.of(tree.id)
+    if isinstance(tree, ast.Constant):
+        return Dim.of(tree.value) if type(tree.value) is int else None
+    if not isinstance(tree, ast.BinOp):
+        return None
+    left, right = _polynomial(tree.left), _polynomial(tree.right)
+    if left is None or right is None:
+        return None
+    if isinstance(tree.op, ast.Add):
+        return left + right
+    if isinstance(tree.op, ast.Sub):
+        return left - right
+    return left * right if isinstance(tree.op, ast.Mult) else None
 
 
 def product(dims: tuple[Dim, ...]) -> Dim:

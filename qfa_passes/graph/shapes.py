@@ -66,11 +66,11 @@ def infer_shapes(graph: Graph) -> ShapeMap:
 
 
 def _sharpened(shape: Shape | None, declared: Shape | None) -> Shape | None:
-    """The shape with the numbers that only the declared one knows."""
+    """The shape with the numbers and names that only the declared one knows."""
     if shape is None or declared is None or len(shape) != len(declared):
         return declared if shape is None else shape
     return tuple(
-        other if dim.value is None and other.value is not None else dim
+        other if other.value is not None or dim.is_anonymous else dim
         for dim, other in zip(shape, declared, strict=True)
     )
 
@@ -115,7 +115,7 @@ def _declared(tensor: gs.Tensor) -> Shape | None:
         if extent is None or unnamed or (isinstance(extent, int) and extent < 0):
             dims.append(Dim.unknown())
         else:
-            dims.append(Dim.of(extent if isinstance(extent, str) else int(extent)))
+            dims.append(Dim.parse(extent) if isinstance(extent, str) else Dim.of(int(extent)))
     return tuple(dims)
 
 
@@ -280,6 +280,10 @@ def _pad(node: gs.Node, known: ShapeMap) -> Sequence[Shape | None]:
     both = zip(pads.items[: len(shape)], pads.items[len(shape) :], strict=True)
     dims = [dim + before + after for dim, (before, after) in zip(shape, both, strict=True)]
     return (tuple(dim if dim.non_negative else Dim.unknown() for dim in dims),)
+
+
+def _gather_elements(node: gs.Node, known: ShapeMap) -> Sequence[Shape | None]:
+    return (known.shape(node.inputs[1]),)
 
 
 def _slice(node: gs.Node, known: ShapeMap) -> Sequence[Shape | None]:
@@ -447,6 +451,7 @@ _RULES: Final[dict[str, Rule]] = {
     "Concat": _concat,
     "MatMul": _matmul,
     "Gather": _gather,
+    "GatherElements": _gather_elements,
     "GatherND": _gather_nd,
     "Pad": _pad,
     "Slice": _slice,

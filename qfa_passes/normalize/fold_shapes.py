@@ -1,17 +1,30 @@
-"""Shape arithmetic whose result is known becomes a constant."""
+"""Integer arithmetic whose result is known becomes a constant."""
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Final
 
 import numpy as np
+import numpy.typing as npt
 import onnx_graphsurgeon as gs
+from onnx.reference import ReferenceEvaluator
 
 from qfa_passes.core.passes import Contract
+from qfa_passes.graph.constants import constant_value
 from qfa_passes.graph.edit import replace_uses
 from qfa_passes.graph.graph_pass import GraphPass
 from qfa_passes.graph.ir import Graph
-from qfa_passes.graph.shapes import infer_shapes
+from qfa_passes.graph.shapes import ShapeMap, infer_shapes
+
+_MOST_ELEMENTS: Final = 64
+_REPEATABLE: Final = frozenset(
+    """
+    Abs Add And Cast Concat ConstantOfShape Div Equal Expand Flatten Gather GatherElements GatherND Greater
+    GreaterOrEqual Identity Less LessOrEqual Max Min Mod Mul Neg Not OneHot Or Pad Range ReduceMax ReduceMin ReduceProd
+    ReduceSum Reshape ScatterElements ScatterND Size Slice Squeeze Sub Tile Transpose Unsqueeze Where Xor
+    """.split()
+)
+"""Operators that give one result for one input, which on integers leaves nothing to rounding."""
 
 
 class FoldShapes(GraphPass):
@@ -32,15 +45,47 @@ class FoldShapes(GraphPass):
             if len(node.outputs) != 1 or id(node.outputs[0]) in outputs:
                 continue
             output = node.outputs[0]
-            content = shapes.content(output)
-            if content is None or output.dtype not in (np.int64, np.int32):
+            if output.dtype not in (np.int64, np.int32) or graph.is_captured(output):
                 continue
-            numbers = [item.value for item in content.items]
-            if any(number is None for number in numbers):
+            value = _from_shapes(output, shapes)
+            if value is None:
+                value = _from_constants(node, graph)
+            if value is None:
                 continue
-            value = np.array(numbers, dtype=output.dtype)
-            folded = gs.Constant(output.name, value.reshape(()) if content.scalar else value)
             node.outputs.clear()
-            replace_uses(output, folded)
+            replace_uses(output, gs.Constant(output.name, value))
             changes += 1
         return changes
+
+
+def _from_shapes(output: gs.Tensor, shapes: ShapeMap) -> npt.NDArray[np.generic] | None:
+    content = shapes.content(output)
+    if content is None:
+        return None
+    numbers = [item.value for item in content.items]
+    if any(number is None for number in numbers):
+        return None
+    value = np.array(numbers, dtype=output.dtype)
+    return value.reshape(()) if content.scalar else value
+
+
+def _from_constants(node: gs.Node, graph: Graph) -> npt.NDArray[np.generic] | None:
+    """The result of a node that reads nothing but small integer constants."""
+    if node.domain or node.op not in _REPEATABLE or not node.inputs:
+        return None
+    for tensor in node.inputs:
+        value = constant_value(tensor) if isinstance(tensor, gs.Constant) else None
+        if tensor.name and (
+            value is None or value.size > _MOST_ELEMENTS or value.dtype.kind not in "iub"
+        ):
+            return None
+    output = node.outputs[0]
+    alone = gs.Graph(nodes=[node], outputs=[output], opset=graph.opset)
+    try:
+        proto = gs.export_onnx(alone, do_type_check=False)
+        (result,) = ReferenceEvaluator(proto).run(None, {})
+    except Exception:  # the reference evaluator raises whatever numpy raises
+        return None
+    value = np.asarray(result)
+    fits = value.size <= _MOST_ELEMENTS and value.dtype == output.dtype
+    return value if fits else None
