@@ -10,7 +10,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from qfa_passes.core.site import Mask, MaskKind, MaskTerm
-from qfa_passes.graph.constants import scalar_value
+from qfa_passes.core.view import View, ViewOp
+from qfa_passes.graph.constants import constant_value, scalar_value
 from qfa_passes.graph.ir import is_op, producer
 from qfa_passes.graph.shapes import Shape
 from qfa_passes.match.bands import (
@@ -171,14 +172,20 @@ def split_term(context: MatchContext, term: MaskTerm) -> list[MaskTerm]:
 
 def _inside(context: MatchContext, term: MaskTerm) -> list[MaskTerm]:
     """The terms that together say what ``term`` says; empty if it is not made of others."""
-    if term.fill != -math.inf or term.views or term.fewer_keys:
+    if term.fill != -math.inf:
         return []  # finite fills add up where both parts hide a key
     node = producer(context.tensors[term.tensor])
     if term.kind is MaskKind.BIAS:
+        condition = _condition(context, term)
+        if condition is not None:
+            return [condition]
+    if term.views or term.fewer_keys:
+        return []
+    if term.kind is MaskKind.BIAS:
         if is_op(node, "Add"):
             return [replace(term, tensor=tensor.name) for tensor in node.inputs]
-        condition = _condition(context, term)
-        return [condition] if condition is not None and condition.fill == -math.inf else []
+        short = _short(context, term)
+        return [] if short is None else [short]
     other = MaskKind.DROP if term.kind is MaskKind.KEEP else MaskKind.KEEP
     if is_op(node, "Not"):
         return [MaskTerm(node.inputs[0].name, other)]
@@ -192,33 +199,61 @@ def _inside(context: MatchContext, term: MaskTerm) -> list[MaskTerm]:
 def _rejoined(
     context: MatchContext, terms: tuple[MaskTerm, ...], kept: tuple[MaskTerm, ...]
 ) -> tuple[MaskTerm, ...]:
-    """Sums of which nothing was folded are one value again."""
+    """Sums of which nothing was folded or read as a condition are one value again."""
     result = list(kept)
     for term in terms:
         if not is_op(producer(context.tensors[term.tensor]), "Add"):
             continue
         parts = split_term(context, term)
-        if len(parts) > 1 and all(part in result for part in parts):
+        plain = all(replace(part, tensor=term.tensor) == term for part in parts)
+        if len(parts) > 1 and plain and all(part in result for part in parts):
             result[result.index(parts[0])] = term
             result = [part for part in result if part not in parts]
     return tuple(result)
 
 
 def _condition(context: MatchContext, term: MaskTerm) -> MaskTerm | None:
-    """Reads the bias Where(condition, 0, -inf) or Where(condition, -inf, 0), also behind a cast."""
-    node = _above_casts(producer(context.tensors[term.tensor]))
+    """Reads the bias Where(condition, 0, -inf) or Where(condition, -inf, 0), also behind casts and new axes."""
+    node, views = producer(context.tensors[term.tensor]), list(term.views)
+    while is_op(node, "Cast", "CastLike", "Unsqueeze", "Expand"):
+        if node.op == "Expand" and views and not _same_rank(context, node):
+            return None
+        if node.op == "Unsqueeze":
+            axes = None if len(node.inputs) < 2 else constant_value(node.inputs[1])
+            if axes is None:
+                return None
+            views.insert(0, View(ViewOp.UNSQUEEZE, tuple(int(axis) for axis in axes.reshape(-1))))
+        node = producer(node.inputs[0])
     if not is_op(node, "Where") or term.factor <= 0:
         return None
     yes, no = scalar_value(node.inputs[1]), scalar_value(node.inputs[2])
-    if yes == 0 and no == -math.inf:
-        return MaskTerm(node.inputs[0].name, MaskKind.KEEP, no)
-    if no == 0 and yes == -math.inf:
-        return MaskTerm(node.inputs[0].name, MaskKind.DROP, yes)
-    return None
+    kind = MaskKind.KEEP if (yes, no) == (0, -math.inf) else None
+    kind = MaskKind.DROP if (yes, no) == (-math.inf, 0) else kind
+    if kind is None:
+        return None
+    return MaskTerm(node.inputs[0].name, kind, views=tuple(views), fewer_keys=term.fewer_keys)
 
 
-def _above_casts(node: gs.Node | None) -> gs.Node | None:
-    """The node above casts from one float to another; 0 and -inf are the same in each."""
-    while is_op(node, "Cast", "CastLike"):
-        node = producer(node.inputs[0])
-    return node
+def _same_rank(context: MatchContext, node: gs.Node) -> bool:
+    rank = context.shapes.rank(node.inputs[0])
+    return rank is not None and rank == context.shapes.rank(node.outputs[0])
+
+
+def _short(context: MatchContext, term: MaskTerm) -> MaskTerm | None:
+    """Reads a bias that was padded with -inf up to the number of keys."""
+    node = producer(context.tensors[term.tensor])
+    if not is_op(node, "Pad") or node.attrs.get("mode", "constant") != "constant":
+        return None
+    if len(node.inputs) < 3 or not node.inputs[2].name or term.factor <= 0:
+        return None
+    source, output = context.shapes.shape(node.inputs[0]), context.shapes.shape(node.outputs[0])
+    fill = _index_values(context).value(node.inputs[2])
+    if fill != -math.inf or source is None or output is None or len(source) != len(output):
+        return None
+    if source[:-1] != output[:-1] or not (output[-1] - source[-1]).non_negative:
+        return None
+    pads = context.shapes.content(node.inputs[1])
+    before = () if pads is None else pads.items[: len(pads.items) // 2]
+    if not before or any(pad != 0 for pad in before):
+        return None
+    return replace(term, tensor=node.inputs[0].name, fewer_keys=True)

@@ -10,6 +10,8 @@ import numpy.typing as npt
 from qfa_passes.graph.dims import Dim
 from qfa_passes.match.index_algebra import ALWAYS, NEVER, Choice, Linear, Truth, Value
 
+_LARGEST = 1 << 30
+
 
 def table_value(table: npt.NDArray[Any]) -> Value | None:
     """The rule that a constant follows over its own extents; None if it has none."""
@@ -31,17 +33,23 @@ def table_value(table: npt.NDArray[Any]) -> Value | None:
 
 
 def _evenly_spaced(table: npt.NDArray[Any]) -> Linear | None:
-    """Numbers that grow by one step along one axis, such as the constant 0, 1, 2, ..."""
-    long = [axis for axis, extent in enumerate(table.shape) if extent != 1]
-    if len(long) != 1:
+    """Numbers that grow by a fixed step along each axis, such as 0, 1, 2, ... or i - j."""
+    if not np.isfinite(table).all() or np.abs(table.astype(np.float64)).max() > _LARGEST:
         return None
-    row = table.reshape(-1)
-    if not np.isfinite(row).all() or not (row == np.floor(row)).all() or abs(row).max() > 1 << 30:
-        return None
-    first, step = int(row[0]), int(row[1]) - int(row[0])
-    if not (row == first + step * np.arange(row.size)).all():
-        return None
-    return Linear.of({table.ndim - 1 - long[0]: step}, Dim.of(first))
+    whole = table.astype(np.int64)
+    first = int(whole.reshape(-1)[0])
+    steps, rule = {}, np.full(table.shape, first)
+    for axis, extent in enumerate(table.shape):
+        if extent == 1:
+            continue
+        corner = [0] * table.ndim
+        corner[axis] = 1
+        step = int(whole[tuple(corner)]) - first
+        along = [1] * table.ndim
+        along[axis] = extent
+        rule = rule + step * np.arange(extent).reshape(along)
+        steps[table.ndim - 1 - axis] = step
+    return Linear.of(steps, Dim.of(first)) if (rule == table).all() else None
 
 
 def _two_numbers(table: npt.NDArray[Any]) -> Choice | None:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from qfa_passes.core.site import MaskKind
+from qfa_passes.core.site import MaskKind, MaskTerm
 from tests.match.blocks import PLAIN_INPUTS, Block, refusal_of, site_of
 from tests.match.oracle import check_site
 
@@ -73,6 +73,29 @@ UNDERSTOOD = {
     "where and add": (
         block("x1 = Where(keep, x, ninf) y = Add(x1, b)", f"{PADDING}, float[S,T] b"),
         [(KEEP, "keep"), (BIAS, "b")],
+    ),
+    "bool behind a cast and new axes": (
+        block(
+            """b = Where(rows, zero, ninf) c = Cast<to=10>(b) u = Unsqueeze(c, one) d = Cast<to=1>(u)
+            e = Unsqueeze(d, one) y = Add(x, e)""",
+            f"{PLAIN_INPUTS}, bool[B,T] rows",
+            f"{INF}, int64[1] one = {{1}}",
+        ),
+        [(KEEP, "rows")],
+    ),
+    "bool behind an expanded bias": (
+        block(
+            "b = Where(rows, ninf, zero) s = Shape(x) e = Expand(b, s) y = Add(x, e)",
+            f"{PLAIN_INPUTS}, bool[S,T] rows",
+        ),
+        [(DROP, "rows")],
+    ),
+    "sum of a bias and a condition": (
+        block(
+            "b = Where(keep, zero, ninf) s = Add(b, bias) y = Add(x, s)",
+            f"{PADDING}, float[S,T] bias",
+        ),
+        [(KEEP, "keep"), (BIAS, "bias")],
     ),
     "all true": (
         block("y = Where(yes, x, ninf)", PLAIN_INPUTS, f"{INF}, bool[1,1] yes = {{1}}"),
@@ -188,3 +211,40 @@ def test_what_is_no_mask_is_refused(name: str) -> None:
     model.graph.output[0].type.tensor_type.ClearField("shape")
     refusal = refusal_of(model)
     assert reason in refusal.reason or "sink" in refusal.hint, refusal
+
+
+FIXED = "float[2,4,3,8] q, float[2,4,5,8] k, float[2,4,5,6] v"
+PADDED = "int64[4] pads = {0, 0, 0, 2}, int64[2] end = {0, 2}, int64[1] last = {-1}, int64[4] left = {0, 1, 0, 1}"
+
+
+def padded(pad: str, inputs: str = f"{FIXED}, float[3,3] short") -> Block:
+    """A block whose bias is filled up to five keys."""
+    constants = f"{INF}, {PADDED}, int64[4] more = {{0, 0, 0, -1}}"
+    made = block(f"b = {pad} y = Add(x, b)", inputs, constants)
+    return replace(made, outputs="float[2,4,3,6] o", opset=18)
+
+
+@pytest.mark.parametrize("pad", ["Pad(short, pads, ninf)", "Pad(short, end, ninf, last)"])
+def test_bias_filled_up_with_hidden_keys(pad: str) -> None:
+    site = check_site(padded(pad).model(), {})
+    assert site.mask.terms == (MaskTerm("short", BIAS, fewer_keys=True),)
+
+
+def test_condition_filled_up_with_hidden_keys() -> None:
+    made = padded("Identity(c)", f"{FIXED}, bool[3,3] few")
+    nodes = "c = Where(few, zero, ninf) b = Pad(c, pads, ninf) y = Add(x, b)"
+    site = check_site(replace(made, mask=nodes).model(), {})
+    assert site.mask.terms == (MaskTerm("few", KEEP, fewer_keys=True),)
+
+
+OTHERWISE = {
+    "with open keys": "Pad(short, pads, zero)",
+    "on the left": "Pad(short, left, ninf)",
+    "by copies": 'Pad<mode="edge">(short, pads, ninf)',
+}
+
+
+@pytest.mark.parametrize("name", OTHERWISE)
+def test_bias_filled_up_otherwise_stays_as_it_is(name: str) -> None:
+    site = check_site(padded(OTHERWISE[name]).model(), {})
+    assert site.mask.terms == (MaskTerm("b", BIAS),)
