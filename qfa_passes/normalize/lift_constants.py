@@ -6,8 +6,11 @@ from typing import ClassVar
 
 import numpy as np
 import onnx_graphsurgeon as gs
+from onnx import TensorProto
+from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from qfa_passes.core.passes import Contract
+from qfa_passes.core.weights import is_hollow
 from qfa_passes.graph.constants import constant_value
 from qfa_passes.graph.edit import replace_uses
 from qfa_passes.graph.graph_pass import GraphPass
@@ -31,12 +34,25 @@ class LiftConstants(GraphPass):
         for node in graph.nodes:
             if not is_op(node, "Constant") or id(node.outputs[0]) in outputs:
                 continue
-            value = constant_value(node.outputs[0])
-            if value is None or value.dtype.kind not in "fiub":
-                continue
             output = node.outputs[0]
+            content = _large(node)
+            if content is None:
+                value = constant_value(output)
+                if value is None or value.dtype.kind not in "fiub":
+                    continue
+                content = np.ascontiguousarray(value).reshape(value.shape)
             node.outputs.clear()
-            lifted = gs.Constant(output.name, np.ascontiguousarray(value).reshape(value.shape))
-            replace_uses(output, lifted)
+            replace_uses(output, gs.Constant(output.name, content))
             changes += 1
         return changes
+
+
+def _large(node: gs.Node) -> LazyValues | None:
+    """The content of a constant whose bytes are elsewhere; the initializer refers to the same place."""
+    value = node.attrs.get("value")
+    lazy = value._values if isinstance(value, gs.Constant) else None
+    if not isinstance(lazy, LazyValues) or not is_hollow(lazy.tensor):
+        return None
+    tensor = TensorProto()
+    tensor.CopyFrom(lazy.tensor)
+    return LazyValues(tensor)

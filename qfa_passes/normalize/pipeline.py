@@ -16,6 +16,7 @@ from qfa_passes.normalize.fold_shapes import FoldShapes
 from qfa_passes.normalize.infer_types import InferTypes
 from qfa_passes.normalize.lift_constants import LiftConstants
 from qfa_passes.normalize.raise_shapes import RaiseShapes
+from qfa_passes.normalize.merge_casts import MergeCasts
 from qfa_passes.normalize.remove_identity import RemoveIdentity
 
 
@@ -24,6 +25,7 @@ def normalize_passes(keep: frozenset[str] = frozenset()) -> tuple[GraphPass, ...
     return (
         LiftConstants(),  # first: the others look at initializers only
         InferTypes(),  # before passes that ask for types
+        MergeCasts(),  # leaves casts that do nothing
         RemoveIdentity(),  # before shape folding, so that it sees fewer nodes
         ExpandFused(keep),  # before shape folding, which then sees its shape arithmetic too
         RaiseShapes(),  # before shape folding, which then sees fewer values

@@ -14,6 +14,7 @@ from qfa_passes.graph.ir import Graph
 from qfa_passes.normalize import NORMALIZE
 from qfa_passes.normalize.fold_shapes import FoldShapes
 from qfa_passes.normalize.lift_constants import LiftConstants
+from qfa_passes.normalize.merge_casts import MergeCasts
 from qfa_passes.normalize.remove_identity import RemoveIdentity
 
 Array = npt.NDArray[Any]
@@ -54,6 +55,62 @@ GOLDEN: dict[str, tuple[GraphPass, str, str]] = {
         RemoveIdentity(),
         "(float[B,4] x) => (float[B,4] y) { a = Cast<to = 1>(x) y = Relu(a) }",
         "(float[B,4] x) => (float[B,4] y) { y = Relu(x) }",
+    ),
+    "casts there and back": (
+        MergeCasts(),
+        "(float[B,4] x) => (float[B,4] y) { a = Cast<to = 11>(x) b = Cast<to = 1>(a) y = Relu(b) }",
+        "(float[B,4] x) => (float[B,4] y) { b = Cast<to = 1>(x) y = Relu(b) }",
+    ),
+    "chain of casts": (
+        MergeCasts(),
+        """(bool[B,4] x) => (float[B,4] y) {
+            a = Cast<to = 6>(x) b = Cast<to = 7>(a) c = Cast<to = 10>(b) y = Cast<to = 1>(c)
+        }""",
+        "(bool[B,4] x) => (float[B,4] y) { y = Cast<to = 1>(x) }",
+    ),
+    "casts that round": (
+        MergeCasts(),
+        "(float[B,4] x) => (float[B,4] y) { a = Cast<to = 10>(x) b = Cast<to = 1>(a) y = Relu(b) }",
+        "(float[B,4] x) => (float[B,4] y) { a = Cast<to = 10>(x) b = Cast<to = 1>(a) y = Relu(b) }",
+    ),
+    "transposes there and back": (
+        RemoveIdentity(),
+        """(float[B,4,5] x) => (float[B,4,5] y) {
+            a = Transpose<perm = [1, 2, 0]>(x) b = Transpose<perm = [2, 0, 1]>(a) y = Relu(b)
+        }""",
+        "(float[B,4,5] x) => (float[B,4,5] y) { y = Relu(x) }",
+    ),
+    "transpose that keeps all axes": (
+        RemoveIdentity(),
+        "(float[B,4] x) => (float[B,4] y) { a = Transpose<perm = [0, 1]>(x) y = Relu(a) }",
+        "(float[B,4] x) => (float[B,4] y) { y = Relu(x) }",
+    ),
+    "transposes of which one is an output": (
+        RemoveIdentity(),
+        """(float[B,4] x) => (float[B,4] y, float[4,B] a) {
+            a = Transpose<perm = [1, 0]>(x) b = Transpose<perm = [1, 0]>(a) y = Relu(b)
+        }""",
+        """(float[B,4] x) => (float[B,4] y, float[4,B] a) {
+            a = Transpose<perm = [1, 0]>(x) y = Relu(x)
+        }""",
+    ),
+    "transposes of which the second is an output": (
+        RemoveIdentity(),
+        """(float[B,4] x) => (float[B,4] y) {
+            a = Transpose<perm = [1, 0]>(x) y = Transpose<perm = [1, 0]>(a)
+        }""",
+        """(float[B,4] x) => (float[B,4] y) {
+            a = Transpose<perm = [1, 0]>(x) y = Transpose<perm = [1, 0]>(a)
+        }""",
+    ),
+    "other transposes": (
+        RemoveIdentity(),
+        """(float[B,4,5] x) => (float[5,B,4] y) {
+            a = Transpose<perm = [1, 2, 0]>(x) b = Transpose<perm = [1, 2, 0]>(a) y = Relu(b)
+        }""",
+        """(float[B,4,5] x) => (float[5,B,4] y) {
+            a = Transpose<perm = [1, 2, 0]>(x) b = Transpose<perm = [1, 2, 0]>(a) y = Relu(b)
+        }""",
     ),
     "cast to another type": (
         RemoveIdentity(),
