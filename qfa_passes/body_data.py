@@ -13,7 +13,6 @@ from qfa_passes.calibrate import capture
 from qfa_passes.calibrate.body_turns import TURNS, BodyTurns
 from qfa_passes.core.dataset import DataSet, Feed
 from qfa_passes.core.model import LoadedModel
-from qfa_passes.core.weights import is_hollow
 from qfa_passes.errors import QfaError
 from qfa_passes.opened import Body, Scope
 from qfa_passes.runtime.session import create_session
@@ -94,9 +93,8 @@ def _visible(outer: LoadedModel) -> set[str]:
     graph = outer.proto.graph
     inputs = {value.name for value in graph.input}
     constants = {tensor.name for tensor in graph.initializer}
-    small = {tensor.name for tensor in graph.initializer if not is_hollow(tensor)}
     computed = {name for node in graph.node for name in node.output if name}
-    return (inputs - constants) | (small - inputs) | computed
+    return (inputs ^ constants) | computed
 
 
 def _data(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from qfa_passes.body_data import BodyData, body_data
 from qfa_passes.config import Options, Progress
 from qfa_passes.core.dataset import DataSet
+from qfa_passes.core.outcome import Proof
 from qfa_passes.core.site import AttentionSite
 from qfa_passes.errors import QfaError
 from qfa_passes.evidence import HELD_RUNS, Evidence
@@ -42,6 +43,31 @@ class Calibration:
                 for scope in scopes
             }
         )
+
+    def prove(self, sites: Sites, *, steps: bool) -> dict[str, str]:
+        """Proves the structure of all sites; returns those that cannot be fused, with the reason.
+
+        Args:
+            sites: By the prefix of their scope.
+            steps: Whether steps must be calibrated, for which a body has to be run.
+        """
+        failed = dict(self.unrun)
+        for prefix, entries in sites.items():
+            evidence = self.evidence[prefix]
+            evidence.prove(entries)
+            if not steps:  # random inputs take the place of those that never came
+                failed = {name: failed[name] for name in failed.keys() - evidence.proven}
+            failed |= evidence.disproven
+        return failed
+
+    @property
+    def proofs(self) -> dict[str, Proof]:
+        """What is proven of the structure of sites."""
+        return {
+            name: entry.proof
+            for evidence in self.evidence.values()
+            for name, entry in evidence.proofs.items()
+        }
 
     def forget_inner_values(self) -> None:
         """Frees everything but the outputs of the scopes; no site can be measured afterwards."""
@@ -89,10 +115,11 @@ def calibrate(
                 result.fail(problem, prefix, sites)
                 continue
             reaching[prefix] = evidence.data
-            if evidence.data is not given.data or not given.entered:
+            if given.problem or not given.entered:
                 label = prefix.removesuffix("/")
+                reason = given.problem or "no run enters it"
                 result.notes.append(
-                    f"no run enters {label}: its sites are verified on {evidence.data.label}"
+                    f"sites in {label} are verified on {evidence.data.label}: {reason}"
                 )
     return result
 

@@ -94,3 +94,135 @@ def inner_nodes(model: ModelProto) -> list[NodeProto]:
             if attribute.HasField("g"):
                 pending.extend(attribute.g.node)
     return found
+
+
+def cached_loop(turns: int = 6) -> ModelProto:
+    """A decoder that feeds itself: every turn of a Loop appends a key and a value to a cache that starts empty."""
+    body = onnx.parser.parse_graph("""
+        turn_body (int64 turn, bool going, float["B", 4, P, 16] past_k, float["B", 4, P, 16] past_v,
+                   float["B", 1, 64] token)
+            => (bool still, float["B", 4, T, 16] keys, float["B", 4, T, 16] values,
+                float["B", 1, 64] next, float["B", 1, 64] said)
+        {
+            even = LayerNormalization <axis = -1> (token, gain)
+            q_flat = MatMul (even, wq)
+            k_flat = MatMul (even, wk)
+            v_flat = MatMul (even, wv)
+            q_split = Reshape (q_flat, split)
+            k_split = Reshape (k_flat, split)
+            v_split = Reshape (v_flat, split)
+            q = Transpose <perm = [0, 2, 1, 3]> (q_split)
+            k = Transpose <perm = [0, 2, 1, 3]> (k_split)
+            v = Transpose <perm = [0, 2, 1, 3]> (v_split)
+            keys = Concat <axis = 2> (past_k, k)
+            values = Concat <axis = 2> (past_v, v)
+            kt = Transpose <perm = [0, 1, 3, 2]> (keys)
+            s = MatMul (q, kt)
+            s_scaled = Mul (s, scale)
+            [attend] p = Softmax <axis = -1> (s_scaled)
+            o = MatMul (p, values)
+            o_rows = Transpose <perm = [0, 2, 1, 3]> (o)
+            o_flat = Reshape (o_rows, joined)
+            o_proj = MatMul (o_flat, wo)
+            next = Add (token, o_proj)
+            said = Identity (next)
+            still = Identity (going)
+        }""")
+    model = shell_of([DECODER.model()], ["last"])
+    del model.graph.initializer[:]
+    rng = np.random.default_rng(0)
+    weights = {name: rng.standard_normal((64, 64)) / 8 for name in ("wq", "wk", "wv", "wo")}
+    constants = {
+        **{name: value.astype(np.float32) for name, value in weights.items()},
+        "split": np.array([0, 0, 4, 16]),
+        "joined": np.array([0, 0, 64]),
+        "scale": np.array(0.25, np.float32),
+        "gain": np.ones(64, np.float32),
+        "turns": np.array(turns),
+        "empty": np.zeros((2, 4, 0, 16), np.float32),
+    }
+    model.graph.initializer.extend(
+        onnx.numpy_helper.from_array(value, name) for name, value in constants.items()
+    )
+    model.graph.input[0].CopyFrom(
+        helper.make_tensor_value_info("x0", TensorProto.FLOAT, [2, 1, 64])
+    )
+    model.graph.output[0].CopyFrom(
+        helper.make_tensor_value_info("last", TensorProto.FLOAT, [2, 1, 64])
+    )
+    outputs = ["all_keys", "all_values", "last", "all_said"]
+    node = helper.make_node("Loop", ["turns", "", "empty", "empty", "x0"], outputs, "turning")
+    node.attribute.append(helper.make_attribute("body", body))
+    model.graph.node.append(node)
+    said = helper.make_tensor_value_info("all_said", TensorProto.FLOAT, None)
+    model.graph.output.append(said)
+    return model
+
+
+def scanned() -> ModelProto:
+    """A Scan over the layers of a stack: every turn takes the projections of one layer."""
+    body = onnx.parser.parse_graph("""
+        layer (float["B", "S", 64] x, float[64, 64] wq, float[64, 64] wk, float[64, 64] wv)
+            => (float["B", "S", 64] y)
+        {
+            even = LayerNormalization <axis = -1> (x, gain)
+            q_flat = MatMul (even, wq)
+            k_flat = MatMul (even, wk)
+            v_flat = MatMul (even, wv)
+            q_split = Reshape (q_flat, split)
+            k_split = Reshape (k_flat, split)
+            v_split = Reshape (v_flat, split)
+            q = Transpose <perm = [0, 2, 1, 3]> (q_split)
+            kt = Transpose <perm = [0, 2, 3, 1]> (k_split)
+            v = Transpose <perm = [0, 2, 1, 3]> (v_split)
+            s = MatMul (q, kt)
+            s_scaled = Mul (s, scale)
+            [attend] p = Softmax <axis = -1> (s_scaled)
+            o = MatMul (p, v)
+            o_rows = Transpose <perm = [0, 2, 1, 3]> (o)
+            o_flat = Reshape (o_rows, joined)
+            y = Add (x, o_flat)
+        }""")
+    model = shell_of([DECODER.model()], ["last"])
+    del model.graph.initializer[:]
+    rng = np.random.default_rng(0)
+    constants = {
+        **{
+            f"{name}_all": (rng.standard_normal((3, 64, 64)) * gain / 8).astype(np.float32)
+            for name, gain in (("wq", 2), ("wk", 2), ("wv", 1))
+        },
+        "split": np.array([0, 0, 4, 16]),
+        "joined": np.array([0, 0, 64]),
+        "scale": np.array(0.25, np.float32),
+        "gain": np.ones(64, np.float32),
+    }
+    model.graph.initializer.extend(
+        onnx.numpy_helper.from_array(value, name) for name, value in constants.items()
+    )
+    inputs = ["x0", "wq_all", "wk_all", "wv_all"]
+    node = helper.make_node("Scan", inputs, ["last"], "stack", num_scan_inputs=3)
+    node.attribute.append(helper.make_attribute("body", body))
+    model.graph.node.append(node)
+    return model
+
+
+def branch_in_a_branch() -> ModelProto:
+    """A merged decoder inside a branch of another If; the other branch does nothing."""
+    inside = merged_decoder()
+    model = shell_of([inside], ["final"])
+    model.graph.input.append(bool_value("any"))
+    nothing = GraphProto(name="nothing")
+    nothing.node.append(helper.make_node("Identity", ["x0"], ["same"]))
+    nothing.output.append(model.graph.output[0])
+    nothing.output[0].name = "same"
+    model.graph.node.append(
+        helper.make_node(
+            "If",
+            ["any"],
+            ["final"],
+            "maybe",
+            then_branch=body_of(inside, "some", "some_result"),
+            else_branch=nothing,
+        )
+    )
+    return model

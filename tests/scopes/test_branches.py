@@ -39,7 +39,7 @@ def test_both_branches_are_compared_though_only_one_is_taken() -> None:
         "choice/then_branch/then_result",
         "choice/else_branch/else_result",
     }
-    assert any("no run enters choice/then_branch" in text for text in report.warnings)
+    assert any("sites in choice/then_branch" in text for text in report.warnings)
 
 
 def test_shared_weights_stay_outside_and_single() -> None:
