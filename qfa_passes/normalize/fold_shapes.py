@@ -17,13 +17,12 @@ from qfa_passes.graph.ir import Graph
 from qfa_passes.graph.shapes import ShapeMap, infer_shapes
 
 _MOST_ELEMENTS: Final = 64
-_REPEATABLE: Final = frozenset(
-    """
+_REPEATABLE: Final = """
     Abs Add And Cast Concat ConstantOfShape Div Equal Expand Flatten Gather GatherElements GatherND Greater
-    GreaterOrEqual Identity Less LessOrEqual Max Min Mod Mul Neg Not OneHot Or Pad Range ReduceMax ReduceMin ReduceProd
-    ReduceSum Reshape ScatterElements ScatterND Size Slice Squeeze Sub Tile Transpose Unsqueeze Where Xor
-    """.split()
-)
+    GreaterOrEqual Identity Less LessOrEqual Max Min Mod Mul Neg Not OneHot Or Pad Range ReduceMax ReduceMin
+    ReduceProd ReduceSum Reshape ScatterElements ScatterND Size Slice Squeeze Sub Tile Transpose Unsqueeze Where
+    Xor
+"""
 """Operators that give one result for one input, which on integers leaves nothing to rounding."""
 
 
@@ -71,7 +70,7 @@ def _from_shapes(output: gs.Tensor, shapes: ShapeMap) -> npt.NDArray[np.generic]
 
 def _from_constants(node: gs.Node, graph: Graph) -> npt.NDArray[np.generic] | None:
     """The result of a node that reads nothing but small integer constants."""
-    if node.domain or node.op not in _REPEATABLE or not node.inputs:
+    if node.domain or node.op not in _REPEATABLE.split() or not node.inputs:
         return None
     for tensor in node.inputs:
         value = constant_value(tensor) if isinstance(tensor, gs.Constant) else None

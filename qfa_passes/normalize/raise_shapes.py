@@ -15,8 +15,9 @@ from qfa_passes.graph.shapes import ShapeMap, infer_shapes
 
 _MOST_NODES: Final = 32
 _STEPS: Final = 8
-_KEEPING: Final = frozenset(
-    "Add Sub Mul Div Where Softmax Cast Identity Dropout Tanh Clip Max Min IsNaN".split()
+_KEEPING: Final = (
+    *("Add", "Sub", "Mul", "Div", "Max", "Min", "Where"),
+    *("Softmax", "Cast", "Identity", "Dropout", "Tanh", "Clip", "IsNaN"),
 )
 
 
@@ -115,7 +116,7 @@ def _feeds_softmax(tensor: gs.Tensor) -> bool:
         frontier = [
             value
             for node in nodes
-            if node.op in _KEEPING or node.op == "Reshape"
+            if node.op in _KEEPING or node.op in ("Reshape", "Flatten")
             for value in node.outputs
         ][:_MOST_NODES]
     return False
