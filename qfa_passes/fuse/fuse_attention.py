@@ -15,10 +15,9 @@ from qfa_passes.core.formats import ScaleMode
 from qfa_passes.core.passes import Contract
 from qfa_passes.core.plan import SitePlan, StaticScales
 from qfa_passes.core.site import AttentionSite
-from qfa_passes.core.view import merge_heads, split_heads
-from qfa_passes.fuse.element_types import FLOAT_TYPES, as_int64, element_type, widened
 from qfa_passes.fuse.lower_masks import lower_masks
-from qfa_passes.graph.edit import constant, emit, emit_views, replace_producer
+from qfa_passes.fuse.lower_operands import has_flat_heads, key_length, lower_extras, lower_operands
+from qfa_passes.graph.edit import constant, emit_views, replace_producer
 from qfa_passes.graph.graph_pass import GraphPass
 from qfa_passes.graph.ir import Graph, producer
 
@@ -55,11 +54,11 @@ def fuse_site(
     """Makes the operator node of one site the producer of the site's output."""
     tensors = graph.tensors()
     flat = has_flat_heads(site)
-    inputs = _operands(graph, tensors, site, flat=flat)
-    inputs.update(_cache_and_lengths(graph, tensors, site))
+    inputs = lower_operands(graph, tensors, site, flat=flat)
+    inputs.update(lower_extras(graph, tensors, site))
     length = None
     if any(term.fewer_keys for term in site.mask.terms):
-        length = _key_length(graph, inputs, site.name)
+        length = key_length(graph, inputs, site.name)
     inputs.update(lower_masks(graph, tensors, site, length))
     if plan.scale_mode is ScaleMode.STATIC:
         for name, operand in (
@@ -86,16 +85,6 @@ def fuse_site(
     return node
 
 
-def has_flat_heads(site: AttentionSite) -> bool:
-    """True if Q, K, V and output are all (B, rows, heads * channels), a layout that the operator takes as it is."""
-    return (
-        site.query.views == split_heads(site.num_heads, site.qk_channels)
-        and site.key.views == split_heads(site.kv_num_heads, site.qk_channels)
-        and site.value.views == split_heads(site.kv_num_heads, site.v_channels)
-        and site.output_views == merge_heads(site.num_heads, site.v_channels)
-    )
-
-
 def with_scales(site: AttentionSite, scales: StaticScales | None) -> AttentionSite:
     """The site with the plan's static steps, which may be one per head, on its operands."""
     if scales is None:
@@ -106,54 +95,6 @@ def with_scales(site: AttentionSite, scales: StaticScales | None) -> AttentionSi
         key=replace(site.key, scale=scales.key),
         value=replace(site.value, scale=scales.value),
     )
-
-
-def _operands(
-    graph: Graph, tensors: Mapping[str, gs.Tensor], site: AttentionSite, *, flat: bool
-) -> dict[str, gs.Tensor]:
-    lowered: dict[str, gs.Tensor] = {}
-    for name, operand, heads, channels in (
-        ("query", site.query, site.num_heads, site.qk_channels),
-        ("key", site.key, site.kv_num_heads, site.qk_channels),
-        ("value", site.value, site.kv_num_heads, site.v_channels),
-    ):
-        views = () if flat else operand.views
-        tensor = emit_views(graph, tensors[operand.tensor], views, f"{site.name}/{name}")
-        if tensor.shape is None:  # the function body depends on the number of axes
-            rows: list[object] = [None, None] if flat else [None, heads, None]
-            tensor.shape = [*rows, heads * channels if flat else channels]
-        lowered[name] = tensor
-    return lowered
-
-
-def _cache_and_lengths(
-    graph: Graph, tensors: Mapping[str, gs.Tensor], site: AttentionSite
-) -> dict[str, gs.Tensor]:
-    inputs: dict[str, gs.Tensor] = {}
-    if site.cache is not None:
-        inputs["past_key"] = tensors[site.cache.past_key]
-        inputs["past_value"] = tensors[site.cache.past_value]
-    if site.mask.kv_length is not None:
-        lengths = tensors[site.mask.kv_length]
-        inputs["kv_length"] = as_int64(graph, lengths, f"{site.name}/kv_length")
-    if site.sink is not None:
-        sink = tensors[site.sink]
-        known = element_type(sink) in FLOAT_TYPES
-        inputs["sink"] = sink if known else widened(graph, sink, f"{site.name}/sink")
-    return inputs
-
-
-def _key_length(graph: Graph, inputs: Mapping[str, gs.Tensor], stem: str) -> gs.Tensor:
-    """T, past keys included, as a vector of one; rows are the last axis but one in both layouts."""
-    rows: dict[str, object] = {"start": -2, "end": -1}
-    lengths = [
-        emit(graph, "Shape", [inputs[name]], f"{stem}/{name}_rows", dtype=np.int64, attrs=rows)
-        for name in ("key", "past_key")
-        if name in inputs
-    ]
-    if len(lengths) == 1:
-        return lengths[0]
-    return emit(graph, "Add", lengths, f"{stem}/all_key_rows", dtype=np.int64)
 
 
 def _outputs(
@@ -169,7 +110,7 @@ def _outputs(
         replace_producer(tensors[site.output], node)
     else:
         name = graph.new_name(f"{site.name}/attended")
-        attended = gs.Variable(name, dtype=tensors[site.output].dtype)
+        attended = gs.Variable(name, dtype=node.inputs[0].dtype)  # of the query
         node.outputs.append(attended)
         last = emit_views(graph, attended, site.output_views, f"{site.name}/output").inputs[0]
         last.outputs.clear()

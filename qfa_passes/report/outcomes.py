@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Final, Protocol
 
+from qfa_passes.core.formats import AttentionFormat
 from qfa_passes.core.outcome import Proof, SiteOutcome, SiteStatus, Standing
 from qfa_passes.core.plan import Plan
 from qfa_passes.core.site import AttentionSite, Refusal
@@ -95,6 +96,7 @@ def _fate(
     if entry is None or not entry.quantized:
         return SiteStatus.EXEMPT, "left in float by the plan"
     if stopped:
-        form = "quantized, not fused: " if stopped == "rewrite" else ""
+        marked = stopped == "rewrite" and entry.format is not AttentionFormat.FLOAT
+        form = "quantized, not fused: " if marked else ""
         return SiteStatus.EXEMPT, f"{form}stopped after {stopped}"
     return SiteStatus.FUSED, ""

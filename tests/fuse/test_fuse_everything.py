@@ -15,7 +15,8 @@ from qfa_passes.core.plan import SitePlan
 from qfa_passes.core.site import AttentionSite, Cache, Mask, MaskKind, MaskTerm, Operand
 from qfa_passes.core.view import View, ViewOp, merge_heads, permute, split_heads
 from qfa_passes.fuse.attach_body import attach_body
-from qfa_passes.fuse.fuse_attention import FuseAttention, has_flat_heads
+from qfa_passes.fuse.fuse_attention import FuseAttention
+from qfa_passes.fuse.lower_operands import has_flat_heads
 from qfa_passes.fuse.replay import replay_model
 from qfa_passes.graph.ir import Graph
 from qfa_passes.quant.attention import Masking, attention_float64
