@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import onnx_graphsurgeon as gs
 
-from qfa_passes.graph.ir import Graph
+from qfa_passes.graph.ir import Graph, is_op
 from qfa_passes.graph.shapes import ShapeMap, infer_shapes
 
 
@@ -62,9 +62,11 @@ class MatchContext:
             aside: A consumer that does not count.
             depth: How many steps were understood before.
         """
-        if tensor.name in self.outputs:
+        shown = self._shown(tensor)
+        if shown is not None:
+            alias = "" if shown == tensor.name else f" ('{shown}')"
             raise MatchFailure(
-                f"the {role} ('{tensor.name}') is an output of the model",
+                f"the {role} ('{tensor.name}') is an output of the model{alias}",
                 "export the model without attention weights (output_attentions=False)",
                 depth=depth,
             )
@@ -76,3 +78,10 @@ class MatchContext:
                 depth=depth,
             )
         return consumers[0]
+
+    def _shown(self, tensor: gs.Tensor) -> str | None:
+        """The model output that is this value, perhaps by another name; None if none is."""
+        if tensor.name in self.outputs:
+            return str(tensor.name)
+        aliases = (node.outputs[0].name for node in tensor.outputs if is_op(node, "Identity"))
+        return next((name for name in aliases if name in self.outputs), None)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 import onnx_graphsurgeon as gs
 
 from qfa_passes.core.site import Cache, Operand
 from qfa_passes.core.view import split_heads
+from qfa_passes.graph.ir import producer
 from qfa_passes.match.context import MatchContext, MatchFailure
+from qfa_passes.match.quantized import read_qdq
 from qfa_passes.match.views import HeadsView, read_operand
 
 _INPUTS: Final = ("Q", "K", "V", "attn_mask", "past_key", "past_value", "nonpad_kv_seqlen")
@@ -26,8 +29,8 @@ def read_inputs(
 ) -> tuple[HeadsView | None, HeadsView | None, HeadsView | None]:
     """Q, K and V, each None if its layout is not understood; raises MatchFailure for ranks that do not go together.
 
-    With a cache K and V are taken as they stand: what is above them, such as a scale, would be missing from the present
-    keys and values.
+    With a cache K and V are taken as they stand, but for Q/DQ pairs: what is above them, such as a scale, would be
+    missing from the present keys and values.
     """
     ranks = {context.shapes.rank(tensor) for tensor in node.inputs[:3]}
     if ranks == {3}:
@@ -91,7 +94,7 @@ def _flat(context: MatchContext, node: gs.Node, position: int, heads: int) -> He
     if width % heads:
         raise MatchFailure(f"{width} channels of '{tensor.name}' are not {heads} heads of one size")
     channels = width // heads
-    operand = Operand(tensor.name, split_heads(heads, channels), path=(node.name,))
+    operand = replace(_quantized(node, position), views=split_heads(heads, channels))
     return HeadsView(operand, heads, 1, shape[0], channels, 1.0)
 
 
@@ -103,4 +106,13 @@ def _plain(context: MatchContext, node: gs.Node, position: int) -> HeadsView | N
     heads, channels = shape[1].value, shape[3].value
     if heads is None or channels is None:
         return None
-    return HeadsView(Operand(tensor.name, path=(node.name,)), heads, 1, shape[0], channels, 1.0)
+    return HeadsView(_quantized(node, position), heads, 1, shape[0], channels, 1.0)
+
+
+def _quantized(node: gs.Node, position: int) -> Operand:
+    """An input as an operand, above its Q/DQ pair if it has one."""
+    last = producer(node.inputs[position])
+    pair = None if last is None else read_qdq(last)
+    if last is None or pair is None:
+        return Operand(node.inputs[position].name, path=(node.name,))
+    return Operand(pair.source.name, scale=pair.scale, path=(last.name, node.name))
