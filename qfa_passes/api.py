@@ -20,6 +20,7 @@ from qfa_passes.core.plan import Plan
 from qfa_passes.core.site import AttentionSite, Refusal
 from qfa_passes.data import read_data
 from qfa_passes.errors import UsageError
+from qfa_passes.inspection import Inspection
 from qfa_passes.load import read_model
 from qfa_passes.opened import find_attention
 from qfa_passes.save import to_model_proto, write_model
@@ -151,7 +152,19 @@ def inspect(
         model: Path, bytes or ModelProto; never changed.
         allow_links_within: Accept data files behind links if the real file lies in this folder.
     """
-    return find_attention(_loaded(model, allow_links_within))
+    return list(inspection(model, allow_links_within=allow_links_within).found)
+
+
+def inspection(
+    model: Source, *, allow_links_within: str | os.PathLike[str] | None = None
+) -> Inspection:
+    """Returns the attention of a model with its exporter; ``about(node)`` tells what became of one node.
+
+    Args:
+        model: Path, bytes or ModelProto; never changed.
+        allow_links_within: Accept data files behind links if the real file lies in this folder.
+    """
+    return Inspection.of(_loaded(model, allow_links_within))
 
 
 def count_fused(model: Source, *, allow_links_within: str | os.PathLike[str] | None = None) -> int:

@@ -1,21 +1,24 @@
-"""What running the float model showed: statistics of every site, and activations to measure candidates on."""
+"""What is known of the sites of one graph: proofs of structure, statistics, activations to measure candidates on."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy.typing as npt
+from onnx import ModelProto
 
 from qfa_passes.calibrate import SiteStatistics, capture
 from qfa_passes.config import Options, Progress
 from qfa_passes.core.dataset import DataSet, Feed
-from qfa_passes.core.formats import Rotation, VerifyLevel
+from qfa_passes.core.formats import AttentionFormat, Rotation, VerifyLevel
 from qfa_passes.core.model import LoadedModel, opset_of
+from qfa_passes.core.outcome import Standing
 from qfa_passes.core.plan import Plan, SitePlan, StaticScales
 from qfa_passes.core.site import AttentionSite
 from qfa_passes.errors import InvalidDataError
-from qfa_passes.fuse.replay import replay_model, site_values
+from qfa_passes.fuse.replay import operator_model, replay_model, site_values
+from qfa_passes.verify.proof import Proven, Prover
 from qfa_passes.verify.sites import SiteError, measure_site
 from qfa_passes.verify.whole_model import tensor_outputs
 
@@ -26,13 +29,14 @@ HELD_RUNS: Final = 2
 
 
 class Evidence:
-    """Runs of one normalized model.
+    """Runs of one normalized model, and proofs of its sites.
 
     Attributes:
         model: The model.
         data: The inputs of all runs; empty if the model was not run.
         runs: Captured values of the first runs, by name.
         statistics: Of every site, by name.
+        proofs: Of the structure of sites, by name.
     """
 
     def __init__(
@@ -44,6 +48,39 @@ class Evidence:
         self.model = model
         self._options, self._progress, self._library = options, progress, library
         self.statistics: dict[str, SiteStatistics] = {}
+        self.proofs: dict[str, Proven] = {}
+
+    def prove(self, sites: Sequence[AttentionSite]) -> None:
+        """Proves the structure of sites, in float; does nothing if verification is off."""
+        if self._options.verify is VerifyLevel.OFF or not sites:
+            return
+        opset = opset_of(self.model.proto)
+
+        def replay(site: AttentionSite, examples: Mapping[str, Array]) -> ModelProto:
+            plain = SitePlan(site.name, AttentionFormat.FLOAT)
+            return operator_model(site, plain, None, examples, opset)
+
+        thorough = self._options.verify is VerifyLevel.FULL
+        prover = Prover(self.model, replay, thorough=thorough, seed=self._options.seed)
+        for number, site in enumerate(sites):
+            self._progress("prove sites", number, len(sites))
+            self.proofs[site.name] = prover(site)
+
+    @property
+    def disproven(self) -> dict[str, str]:
+        """Sites whose replacement is not the same mathematics, with the reason."""
+        return {
+            name: entry.proof.reason
+            for name, entry in self.proofs.items()
+            if entry.proof.standing is Standing.DISPROVEN
+        }
+
+    @property
+    def proven(self) -> set[str]:
+        """Sites whose replacement is the same mathematics."""
+        return {
+            name for name, entry in self.proofs.items() if entry.proof.standing is Standing.PROVEN
+        }
 
     @property
     def feeds(self) -> tuple[Feed, ...]:
@@ -82,7 +119,10 @@ class Evidence:
         self.runs = [{name: run[name] for name in outputs} for run in self.runs]
 
     def measure(self, sites: Sequence[AttentionSite], plan: Plan) -> dict[str, SiteError]:
-        """Runs the operator of each planned site on the captured inputs; returns errors by site."""
+        """Runs the operator of each planned site on the captured inputs; returns errors by site.
+
+        Where the model was not run, the random inputs of the proofs take their place.
+        """
         if not self.measures:
             return {}
         opset = opset_of(self.model.proto)
@@ -92,9 +132,19 @@ class Evidence:
             entry = plan.site(site.name)
             if entry is None or not entry.quantized:
                 continue
-            replay = replay_model(site, entry, plan.k_mean(entry), self.runs[0], opset)
-            errors[site.name] = measure_site(site, replay, self.runs, library=self._library)
+            block, runs = self._runs_of(site)
+            if not runs:
+                continue
+            replay = replay_model(block, entry, plan.k_mean(entry), runs[0], opset)
+            errors[site.name] = measure_site(block, replay, runs, library=self._library)
         return errors
+
+    def _runs_of(self, site: AttentionSite) -> tuple[AttentionSite, Sequence[Mapping[str, Array]]]:
+        """What a site is measured on, and the site as it stands there."""
+        proven = self.proofs.get(site.name)
+        if self.runs or proven is None:
+            return site, self.runs
+        return proven.site, proven.samples
 
     def pair_steps(self, site: AttentionSite, entry: SitePlan) -> StaticScales:
         """Steps for the Q/DQ pairs of a site; where nothing was run, fusing takes them away again and any will do."""
@@ -105,5 +155,5 @@ class Evidence:
 
     @property
     def measures(self) -> bool:
-        """Whether sites can be measured: the model was run, and verification is on."""
-        return self._options.verify is not VerifyLevel.OFF and bool(self.runs)
+        """Whether sites can be measured: there are runs, and verification is on."""
+        return self._options.verify is not VerifyLevel.OFF and bool(self.runs or self.proven)

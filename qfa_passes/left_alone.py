@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from qfa_passes.core.outcome import SiteOutcome
+from qfa_passes.core.outcome import Proof, SiteOutcome
 from qfa_passes.core.plan import Plan, SitePlan
 from qfa_passes.core.site import AttentionSite
 from qfa_passes.opened import Found, Scope, found_in, name_of
 from qfa_passes.planning import Errors, exempted
-from qfa_passes.report.outcomes import site_outcomes
+from qfa_passes.report.outcomes import NO_PROOFS, site_outcomes
 
 
 @dataclass(slots=True)
@@ -45,11 +45,12 @@ class LeftAlone:
         plan: Plan,
         errors: Errors,
         bound: float,
+        proofs: Mapping[str, Proof] = NO_PROOFS,
     ) -> None:
         """Leaves some origins alone from now on; what was found in them is reported as it is now."""
         self.origins |= origins
         found = found_in(scopes, origins)
-        for outcome in site_outcomes(found, plan, errors, bound=bound):
+        for outcome in site_outcomes(found, plan, errors, bound=bound, proofs=proofs):
             self.outcomes.setdefault(outcome.name, outcome)
         for entry in found:
             if isinstance(entry, AttentionSite):

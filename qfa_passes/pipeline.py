@@ -7,7 +7,7 @@ stage goes over all scopes of the model: its main graph, and the bodies that hol
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -19,9 +19,9 @@ from onnx import ModelProto
 from qfa_passes.calibration import Calibration, Sites, calibrate
 from qfa_passes.config import Options, Progress, StopAfter
 from qfa_passes.core.dataset import DataSet
-from qfa_passes.core.formats import ScaleMode, VerifyLevel
+from qfa_passes.core.formats import AttentionFormat, Rotation, ScaleMode, VerifyLevel
 from qfa_passes.core.model import LoadedModel
-from qfa_passes.core.outcome import Report, StageTiming
+from qfa_passes.core.outcome import Proof, Report, StageTiming
 from qfa_passes.core.plan import Plan
 from qfa_passes.core.site import AttentionSite
 from qfa_passes.errors import NothingMatchedError, QfaError
@@ -96,7 +96,8 @@ class Run:
             if self._needs_runs(active):
                 with self._stage("calibrate"):  # before planning: the plan follows what is measured
                     calibration = self._calibrate(scopes, active)
-            exempt |= calibration.unrun
+                with self._stage("prove"):  # before planning: what is not the same is not planned
+                    exempt |= calibration.prove(active, steps=self._needs_steps)
             with self._stage("plan"):
                 plan, errors = self._plan(calibration, _active(scopes, exempt), exempt)
             calibration.forget_inner_values()
@@ -105,11 +106,13 @@ class Run:
             if not idle:
                 break
             # What was written out for nothing stays as the source has it: once more, without writing it out.
-            self._left.add(idle, scopes, plan, errors, self.options.max_error)
+            self._left.add(
+                idle, scopes, plan, errors, self.options.max_error, calibration.proofs
+            )
         with self._stage("verify"):
             self._verify(scopes, result, calibration)
         plan = self._left.completed(plan)
-        self._tell(scopes, plan, errors)
+        self._tell(scopes, plan, errors, calibration.proofs)
         if output is not None and not self.options.dry_run:
             with self._stage("save"):  # last: nothing is written before everything is checked
                 self._save(result, output)
@@ -157,6 +160,13 @@ class Run:
         for pattern in self.options.exclude:
             if not any(pattern.search(name) for name in sites):
                 self._warn(f"exclude pattern '{pattern.pattern}' matches no site")
+        asked = {
+            "rotate": self.options.rotation is Rotation.HADAMARD,
+            "scale_mode": self.options.scale_mode is ScaleMode.STATIC,
+        }
+        idle = [name for name, given in asked.items() if given]
+        if self.options.attention is AttentionFormat.FLOAT and idle:
+            self._warn(f"{' and '.join(idle)} without effect: nothing is quantized in float")
         if self.options.verify is VerifyLevel.OFF:
             self._warn("nothing was verified: verify is off")
 
@@ -168,11 +178,14 @@ class Run:
         """Whether the model must be run: to measure, or for steps that calibration alone can find."""
         if self.options.stop_after is StopAfter.NORMALIZE or not any(active.values()):
             return self.options.verify is VerifyLevel.FULL
-        steps = (
-            self.options.scale_mode is ScaleMode.STATIC
-            or self.options.stop_after is StopAfter.REWRITE
-        )
-        return self.options.verify is not VerifyLevel.OFF or self.data is not None or steps
+        verified = self.options.verify is not VerifyLevel.OFF
+        return verified or self.data is not None or self._needs_steps
+
+    @property
+    def _needs_steps(self) -> bool:
+        """Whether steps are wanted that calibration alone can find."""
+        static = self.options.scale_mode is ScaleMode.STATIC
+        return static or self.options.stop_after is StopAfter.REWRITE
 
     def _calibrate(self, scopes: list[Scope], active: Sites) -> Calibration:
         calibration = calibrate(
@@ -294,7 +307,9 @@ class Run:
         bodies = ("bodies", lambda: rebuild(scopes, lambda scope, model: model))
         return [*stages, bodies] if len(scopes) > 1 else stages
 
-    def _tell(self, scopes: list[Scope], plan: Plan, errors: Errors) -> None:
+    def _tell(
+        self, scopes: list[Scope], plan: Plan, errors: Errors, proofs: Mapping[str, Proof]
+    ) -> None:
         """Fills the report; fails if something had to be fused and nothing was."""
         self.report.sites = self._left.complete(
             site_outcomes(
@@ -305,6 +320,7 @@ class Run:
                 stopped=""
                 if self.options.stop_after is StopAfter.FUSE
                 else self.options.stop_after,
+                proofs=proofs,
             )
         )
         if self.options.require_match and not any(entry.quantized for entry in plan.sites):

@@ -1,11 +1,12 @@
 """Where text goes: results to stdout, messages to stderr, colours only to a terminal."""
 
+import io
 import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
@@ -16,6 +17,7 @@ Step = Callable[[str, int, int], None]
 
 _PIPE_WIDTH = 160
 """Columns when nobody looks: wide enough for node names, so that lines can be searched."""
+_UNBROKEN = 10_000
 
 
 def stdout_console() -> Console:
@@ -27,6 +29,19 @@ def stdout_console() -> Console:
         emoji=False,
         width=None if sys.stdout.isatty() else _PIPE_WIDTH,
     )
+
+
+def print_rows(*parts: RenderableType) -> None:
+    """Prints a table whose rows must stay one line each where a program reads them: they are as long as they need."""
+    if sys.stdout.isatty():
+        stdout_console().print(*parts, sep="\n")
+        return
+    console = Console(
+        file=io.StringIO(), highlight=False, markup=False, emoji=False, width=_UNBROKEN
+    )
+    with console.capture() as capture:
+        console.print(*parts, sep="\n")
+    print("\n".join(line.rstrip() for line in capture.get().splitlines()))
 
 
 def stderr_console() -> Console:

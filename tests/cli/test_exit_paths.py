@@ -13,7 +13,9 @@ from tests.report.records import report
 Capture = pytest.CaptureFixture[str]
 
 
-def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException, name: str = "inspect") -> None:
+def failing(
+    monkeypatch: pytest.MonkeyPatch, error: BaseException, name: str = "inspection"
+) -> None:
     def fail(*args: object, **options: object) -> None:
         raise error
 

@@ -19,7 +19,7 @@ from qfa_passes.report.comparison_tables import (
 )
 from qfa_passes.report.console import message
 from qfa_passes.report.doctor_table import doctor_table
-from qfa_passes.report.site_tables import explanation, matched_table
+from qfa_passes.report.inspection_tables import explanation, matched_table
 from qfa_passes.report.summary import summary
 from qfa_passes.runtime.doctor import DoctorReport
 from qfa_passes.runtime.instruction_sets import InstructionSet
@@ -116,10 +116,12 @@ def test_verdict() -> None:
 
 
 def test_inspect_table() -> None:
-    text = text_of(matched_table([site(), REFUSAL]))
-    assert "1 matched, 1 refused" in text
-    assert "decomposed  9:3    64/32     causal  matched  3-fold repeated heads folded" in text
-    assert "its axis is 1" in text
+    found = replace(site(), kind=("self",), extents=("2", "seq", "past + seq"))
+    text = text_of(*matched_table([found, REFUSAL], exporter="tf2onnx 1.2", fused=3))
+    assert "1 matched, 1 refused, 3 fused already; model written by tf2onnx 1.2" in text
+    assert "self GQA 9:3, D 64/32, causal  B=2 S=seq T=past + seq  decomposed" in text
+    assert "matched  3-fold repeated heads folded" in text
+    assert "its axis is 1 (transpose first)" in text
 
 
 def test_why_not() -> None:
@@ -129,7 +131,18 @@ def test_why_not() -> None:
         "  stopped at: its axis is 1",
         "  hint: transpose first",
     ]
-    assert explanation(site())[0].startswith("/layers.0/Softmax is matched: 9:3 heads, 64/32")
+    found = explanation(site())
+    assert found[0].startswith("/layers.0/Softmax is matched: GQA 9:3, D 64/32, causal, written as")
+    assert found[-1] == "  note: 3-fold repeated heads folded"
+
+
+def test_why_not_of_a_node_nearby() -> None:
+    assert (
+        explanation(REFUSAL, "/x/Add", 2)[0] == "/x/Add is 2 nodes from the attention /x/Softmax."
+    )
+    assert explanation(REFUSAL, "/x/Add", 1)[0] == "/x/Add is 1 node from the attention /x/Softmax."
+    assert explanation(REFUSAL, "/x/Add")[0] == "/x/Add is part of the attention /x/Softmax."
+    assert explanation(REFUSAL, "/x/Softmax")[0] == "/x/Softmax is not matched."
 
 
 def test_doctor_table() -> None:
@@ -157,7 +170,7 @@ def test_doctor_table() -> None:
     "part",
     [
         lambda: list(summary(report(HOSTILE))),
-        lambda: [matched_table([site(HOSTILE), Refusal(HOSTILE, HOSTILE)])],
+        lambda: list(matched_table([site(HOSTILE), Refusal(HOSTILE, HOSTILE)])),
         lambda: list(explanation(Refusal(HOSTILE, HOSTILE, HOSTILE, (HOSTILE,)))),
         lambda: [message(HOSTILE)],
     ],
