@@ -44,7 +44,7 @@ def _joins_channels(key: gs.Tensor) -> bool:
     """True if K is made of two parts side by side, such as one with and one without positions."""
     node: gs.Node | None = producer(key)
     for _ in range(_STEPS):
-        if is_op(node, "Concat"):
+        if is_op(node, "Concat", "ScatterND"):
             return True
         if not is_op(node, *_VIEWS):
             return False
