@@ -11,6 +11,7 @@ from qfa_passes.core.dataset import DataSet
 from qfa_passes.core.printable import printable
 from qfa_passes.errors import InvalidDataError
 from qfa_passes.verify.inputs import InputSpec, inputs_of_model, token_input
+from qfa_passes.verify.open_axes import open_sizes
 
 LABEL: Final = "seeded random inputs"
 
@@ -53,8 +54,8 @@ def seeded_data(
         proto: The model (a shell is enough).
         seed: Of the random numbers.
         samples: Number of feeds.
-        batch: Size of open first axes.
-        sequence: Size of all other open axes.
+        batch: Size of open first axes, where the nodes do not ask for another.
+        sequence: Size of all other open axes, likewise.
         sizes: Sizes of open axes by their symbol, over the two above.
         vocabulary: Bound of token numbers; None looks for the table that they index.
 
@@ -66,7 +67,8 @@ def seeded_data(
     tokens = token_input(specs)
     if vocabulary is not None and tokens is not None:
         bounds[tokens.name] = vocabulary
-    shapes = {spec.name: _shape(spec, batch, sequence, sizes or {}) for spec in specs}
+    open_axes = open_sizes(proto, batch, sequence) | dict(sizes or {})
+    shapes = {spec.name: _shape(spec, batch, sequence, open_axes) for spec in specs}
     generator = np.random.default_rng(seed)
     feeds = tuple(
         {
