@@ -48,15 +48,31 @@ HeadCodes cut_head(const Plan& p, Cutter& cutter) {
   return h;
 }
 
+bool is_float(const Plan& p) { return p.request.compute == QFA_COMPUTE_FLOAT; }
+
+HeadFloats cut_floats(const Plan& p, Cutter& cutter) {
+  const int64_t keys = p.key_blocks * kKeyBlock;
+  HeadFloats h;
+  h.keys = cutter.take<float>(keys * p.request.qk_channels);
+  h.values = cutter.take<float>(keys * p.value_channels);
+  h.spoil = cutter.take<float>(keys);
+  return h;
+}
+
 WorkerScratch cut_worker(const Plan& p, Cutter& cutter) {
-  WorkerScratch w;
+  WorkerScratch w = {};
   w.row = cutter.take<float>(larger(p.request.qk_channels, p.request.v_channels));
-  w.codes = cutter.take<int8_t>(kKeyBlock * larger(p.code_stride, p.value_channels));
-  w.queries = cutter.take<uint8_t>(p.code_stride * kLanes);
-  w.scores = cutter.take<int32_t>(kKeyBlock * kLanes);
+  if (is_float(p)) {
+    w.float_queries = cutter.take<float>(p.request.qk_channels * kLanes);
+    w.float_scores = cutter.take<float>(kKeyBlock * kLanes);
+  } else {
+    w.codes = cutter.take<int8_t>(kKeyBlock * larger(p.code_stride, p.value_channels));
+    w.queries = cutter.take<uint8_t>(p.code_stride * kLanes);
+    w.scores = cutter.take<int32_t>(kKeyBlock * kLanes);
+    w.weights = cutter.take<uint8_t>(kKeyBlock * kLanes);
+  }
   w.bias_rows = cutter.take<float>(kKeyBlock * kLanes);
   w.tile = cutter.take<float>(kKeyBlock * kLanes);
-  w.weights = cutter.take<uint8_t>(kKeyBlock * kLanes);
   w.output = cutter.take<float>(p.value_channels * kLanes);
   w.rows = cutter.take<float>(p.value_channels * kLanes);
   return w;
@@ -67,6 +83,11 @@ WorkerScratch cut_worker(const Plan& p, Cutter& cutter) {
 HeadCodes head_codes_at(const Plan& plan, char* memory) {
   Cutter cutter(memory);
   return cut_head(plan, cutter);
+}
+
+HeadFloats head_floats_at(const Plan& plan, char* memory) {
+  Cutter cutter(memory);
+  return cut_floats(plan, cutter);
 }
 
 WorkerScratch worker_scratch_at(const Plan& plan, char* memory) {
@@ -86,11 +107,13 @@ qfa_status make_plan(const qfa_attention& request, int64_t threads, Plan* plan) 
   p.rows_per_head = p.sharing * request.query_length;
   p.query_blocks = round_up(p.rows_per_head, kLanes) / kLanes;
   p.kv_heads_total = request.batch * request.kv_heads;
-  p.rotation_block =
-      request.rotation == QFA_ROTATE_HADAMARD ? hadamard_block(request.qk_channels) : 0;
+  p.rotation_block = request.rotation == QFA_ROTATE_HADAMARD && !is_float(p)
+                         ? hadamard_block(request.qk_channels)
+                         : 0;
   constexpr double kLog2OfE = 1.4426950408889634;
   const double rotated = p.rotation_block == 0 ? 1.0 : static_cast<double>(p.rotation_block);
   const double cap = static_cast<double>(request.softcap);
+  p.cap_base2 = static_cast<float>(cap * kLog2OfE);
   p.cap_inverse = cap > 0.0 ? static_cast<float>(1.0 / (cap * kLog2OfE)) : 0.0f;
   p.score_factor = static_cast<float>(static_cast<double>(request.scale) * kLog2OfE / rotated);
 
@@ -101,7 +124,11 @@ qfa_status make_plan(const qfa_attention& request, int64_t threads, Plan* plan) 
   p.workers = smaller(larger(threads, 1), larger(pieces, 1));
 
   Cutter head(nullptr), worker(nullptr);
-  cut_head(p, head);
+  if (is_float(p)) {
+    cut_floats(p, head);
+  } else {
+    cut_head(p, head);
+  }
   cut_worker(p, worker);
   const int64_t cached = head.used() == 0 ? p.kv_heads_total : kCachedBytes / head.used();
   p.heads_at_once = smaller(p.kv_heads_total, larger(p.workers, cached));

@@ -12,12 +12,6 @@ namespace {
 // the weights, so a large one would take the steps of all other weights of its block.
 constexpr float kScaleOfZeroValue = 0x1p-60f;
 
-const char* row_of(const qfa_tensor& tensor, int64_t batch, int64_t head, int64_t row) {
-  const int64_t offset =
-      batch * tensor.batch_stride + head * tensor.head_stride + row * tensor.row_stride;
-  return static_cast<const char*>(tensor.data) + offset * element_size(tensor.dtype);
-}
-
 // The static scale of a head, 0 for a scale per token.
 float scale_of(const float* scales, int64_t count, int64_t head) {
   if (scales == nullptr) return 0.0f;
@@ -55,6 +49,12 @@ const char* take_row(const qfa_tensor& past, int64_t past_length, const qfa_tens
 }
 
 }  // namespace
+
+const char* row_of(const qfa_tensor& tensor, int64_t batch, int64_t head, int64_t row) {
+  const int64_t offset =
+      batch * tensor.batch_stride + head * tensor.head_stride + row * tensor.row_stride;
+  return static_cast<const char*>(tensor.data) + offset * element_size(tensor.dtype);
+}
 
 void load_row(const Kernels& kernels, qfa_dtype dtype, const void* source, const float* mean,
               int64_t count, float* row) {

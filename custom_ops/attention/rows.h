@@ -11,6 +11,9 @@ namespace qfa {
 void load_row(const Kernels& kernels, qfa_dtype dtype, const void* source, const float* mean,
               int64_t count, float* row);
 
+// One row of a tensor.
+const char* row_of(const qfa_tensor& tensor, int64_t batch, int64_t head, int64_t row);
+
 // One row of the joined keys or values (past ones first) of a key/value head. It is copied to
 // present_key or present_value on the way, so it must be taken once.
 const char* take_key(const qfa_attention& a, int64_t batch, int64_t head, int64_t token);

@@ -7,6 +7,7 @@
 
 #include "attention/attend.h"
 #include "attention/float_mode.h"
+#include "attention/floats.h"
 #include "attention/plan.h"
 #include "attention/rows.h"
 #include "attention/status.h"
@@ -60,21 +61,34 @@ struct Phase {
   void (*item)(const Phase& phase, int64_t index, const WorkerScratch& scratch);
   std::atomic<int64_t> next{0};
 
-  HeadCodes codes(int64_t local_head) const {
-    return head_codes_at(plan, head_memory + static_cast<size_t>(local_head) * plan.head_bytes);
+  char* memory_of(int64_t local_head) const {
+    return head_memory + static_cast<size_t>(local_head) * plan.head_bytes;
   }
 };
 
 void encode_item(const Phase& p, int64_t index, const WorkerScratch& scratch) {
   const int64_t local = index / p.plan.key_blocks, key_block = index % p.plan.key_blocks;
-  encode_key_block(p.plan, p.kernels, p.first_head + local, key_block, p.codes(local), scratch);
+  const int64_t head = p.first_head + local;
+  if (p.plan.request.compute == QFA_COMPUTE_FLOAT) {
+    widen_key_block(p.plan, p.kernels, head, key_block, head_floats_at(p.plan, p.memory_of(local)));
+  } else {
+    encode_key_block(p.plan, p.kernels, head, key_block, head_codes_at(p.plan, p.memory_of(local)),
+                     scratch);
+  }
 }
 
 void attend_item(const Phase& p, int64_t index, const WorkerScratch& scratch) {
   const int64_t local = index / p.plan.query_blocks;
   // The last queries of a causal head see the most keys: they start first, to end together.
   const int64_t query_block = p.plan.query_blocks - 1 - index % p.plan.query_blocks;
-  attend(p.plan, p.kernels, p.first_head + local, query_block, p.codes(local), scratch);
+  const int64_t head = p.first_head + local;
+  if (p.plan.request.compute == QFA_COMPUTE_FLOAT) {
+    attend_floats(p.plan, p.kernels, head, query_block, head_floats_at(p.plan, p.memory_of(local)),
+                  scratch);
+  } else {
+    attend(p.plan, p.kernels, head, query_block, head_codes_at(p.plan, p.memory_of(local)),
+           scratch);
+  }
 }
 
 void work(void* argument, size_t worker) {

@@ -143,9 +143,6 @@ qfa_status check_extensions(const qfa_attention& a) {
                 "static scales are given, but attention in float32 quantizes nothing; leave them "
                 "out");
   }
-  if (a.compute == QFA_COMPUTE_FLOAT) {
-    return fail(QFA_INVALID_ARGUMENT, "float comes with the next build");
-  }
   return QFA_OK;
 }
 

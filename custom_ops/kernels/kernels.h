@@ -67,6 +67,21 @@ struct CapBlock {
   float* tile;                // [keys][kLanes] in: what is added to the scores, -inf masks
 };
 
+// One block of attention in float32; `keys` is a multiple of 16.
+struct FloatBlock {
+  int keys;
+  int vectors;
+  float* scores;             // [keys][kLanes] in: products of keys and queries; out: weights
+  const float* query_scale;  // [kLanes] scale of the scores, log2(e) included
+  const float* spoil;        // [keys] added: 0, or NaN for a value that is not finite
+  float cap, inverse;        // softcap * log2(e) and 1 / cap; 0: none
+  const int32_t* limits;     // as in SoftmaxBlock, as are the following
+  const float* bias;
+  float* running_max;
+  float* running_sum;
+  float* keep;
+};
+
 // row[i] = float(source[i]) - mean[i]; mean may be null. source and mean may be unaligned.
 using load_float_row_fn = void(const void* source, const float* mean, int64_t count, float* row);
 using load_half_row_fn = void(const void* source, const float* mean, int64_t count, float* row);
@@ -128,6 +143,21 @@ using accumulate_fn = void(const int8_t* values, int64_t channels, const uint8_t
                            int key_count, const float* keep, const float* gain, int vectors,
                            float* output);
 
+// scores[j][lane] = sum over channels of keys[j][c] * queries[c][lane], by fma in this order.
+using float_scores_fn = void(const float* keys, int64_t channels, const float* queries,
+                             int key_count, int vectors, float* scores);
+
+// u = score * query_scale; with a cap u = cap * tanh(u * inverse); u += spoil; with bias
+// u = fma(bias, log2(e), u); masked entries are then replaced by -inf. m = max of u, M' = max(M,
+// m); weight = exp2(u - M'), keep = exp2(M - M'); sum = fma(sum, keep, the weights added in key
+// order). Where M' is -inf both exponents are taken against 0 instead.
+using float_softmax_fn = void(const FloatBlock& block);
+
+// output[c][lane] = fma(output[c][lane], keep[lane], p), where p is the sum over keys of
+// values[key][c] * weights[key][lane], by fma in this order. channels is a multiple of 16.
+using float_accumulate_fn = void(const float* values, int64_t channels, const float* weights,
+                                 int key_count, const float* keep, int vectors, float* output);
+
 // rows[lane][c] = output[c][lane] * factor[lane] + 0, so that no zero is negative.
 using finish_rows_fn = void(const float* output, int64_t channels, const float* factor, int vectors,
                             float* rows);
@@ -154,6 +184,9 @@ inline constexpr float kSmallestScale = 0x1p-100f;
   X(cap_scores)                     \
   X(softmax)                        \
   X(accumulate)                     \
+  X(float_scores)                   \
+  X(float_softmax)                  \
+  X(float_accumulate)               \
   X(finish_rows)                    \
   X(store_half_row)                 \
   X(store_bfloat_row)               \

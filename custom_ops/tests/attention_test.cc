@@ -12,6 +12,9 @@ constexpr double kBound = 5e-4;
 
 // Accuracy of the scalar kernels, and bit equality of all others with them.
 void check_problem(const Problem& p, double bound = kBound) {
+  if (p.compute == QFA_COMPUTE_FLOAT) {
+    bound = p.dtype == QFA_FLOAT32 ? 1e-11 : (p.dtype == QFA_FLOAT16 ? 2e-7 : 1e-5);
+  }
   const std::vector<float> scalar = p.run(QFA_ISA_SCALAR);
   const double error = normalized_error(scalar, p.oracle());
   CHECK_THAT(error <= bound, "error %g: B %d H %d/%d S %d T %d D %d Dv %d", error,
@@ -135,7 +138,31 @@ QFA_TEST(bfloat) {
   }
 }
 
-constexpr qfa_compute kComputes[] = {QFA_COMPUTE_INT8};
+constexpr qfa_compute kComputes[] = {QFA_COMPUTE_INT8, QFA_COMPUTE_FLOAT};
+
+QFA_TEST(floats) {
+  uint64_t seed = 5250;
+  for (const qfa_dtype dtype : {QFA_FLOAT32, QFA_FLOAT16, QFA_BFLOAT16}) {
+    for (const int64_t channels : {1, 13, 64, 80, 128, 257}) {
+      Problem p = Problem::random({2, 4, 2, 33, 100, channels, channels}, seed++, dtype);
+      p.compute = QFA_COMPUTE_FLOAT;
+      check_problem(p);
+      p.rotate = channels % 8 == 0;
+      p.causal = true;
+      add_mask(p, seed, 70);
+      check_problem(p);
+    }
+  }
+  for (const int64_t queries : {1, 2, 16, 17, 65}) {
+    for (const int64_t keys : {0, 1, 2, 15, 16, 17, 63, 64, 65, 239}) {
+      Problem p = Problem::random({1, 1, 1, queries, keys, 16, 24}, seed++);
+      p.compute = QFA_COMPUTE_FLOAT;
+      check_problem(p);
+      add_bias(p, seed);
+      check_problem(p);
+    }
+  }
+}
 
 QFA_TEST(positions_windows_and_lengths) {
   struct Case {

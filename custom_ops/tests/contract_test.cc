@@ -342,4 +342,12 @@ QFA_TEST(the_callers_floating_point_mode_does_not_matter) {
 }  // namespace
 }  // namespace qfa::test
 
-QFA_TEST_MAIN
+// All of it holds for every format.
+int main(int argc, char** argv) {
+  int result = 0;
+  for (const qfa_compute compute : {QFA_COMPUTE_INT8, QFA_COMPUTE_FLOAT}) {
+    qfa::test::Problem::default_compute = compute;
+    result |= qfa::test::main_of_tests(argc, argv);
+  }
+  return result;
+}

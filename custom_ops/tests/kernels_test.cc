@@ -200,6 +200,98 @@ void test_kernel_accumulate(accumulate_fn* kernel, const char* name) {
   }
 }
 
+void test_kernel_float_scores(float_scores_fn* kernel, const char* name) {
+  Random random(11);
+  for (const int64_t channels : {1, 3, 16, 40, 64, 65, 128, 1024}) {
+    for (const int keys : {16, 48, 64}) {
+      for (const int vectors : {1, 2}) {
+        Guarded rows(static_cast<size_t>(keys * channels * 4));
+        Guarded queries(static_cast<size_t>(channels * kLanes * 4));
+        fill_row(random, rows.as<float>(), keys * channels, 0);
+        fill_row(random, queries.as<float>(), channels * kLanes, 0);
+        rows.as<float>()[1] = NAN;
+        queries.as<float>()[1] = 1e30f;
+        Guarded got(static_cast<size_t>(keys * kLanes * 4)), expected(got.size());
+        memset(got.data(), 0, got.size());
+        memset(expected.data(), 0, expected.size());
+        kernel(rows.as<float>(), channels, queries.as<float>(), keys, vectors, got.as<float>());
+        float_scores_scalar(rows.as<float>(), channels, queries.as<float>(), keys, vectors,
+                            expected.as<float>());
+        CHECK_THAT(equal_floats(got.as<float>(), expected.as<float>(), keys * kLanes),
+                   "%s channels %d keys %d vectors %d", name, static_cast<int>(channels), keys,
+                   vectors);
+      }
+    }
+  }
+}
+
+void test_kernel_float_accumulate(float_accumulate_fn* kernel, const char* name) {
+  Random random(12);
+  for (const int64_t channels : {16, 32, 48, 64, 128, 1024}) {
+    for (const int keys : {16, 48, 64}) {
+      for (const int vectors : {1, 2}) {
+        Guarded values(static_cast<size_t>(keys * channels * 4));
+        Guarded weights(static_cast<size_t>(keys * kLanes * 4)), keep(kLanes * 4);
+        Guarded got(static_cast<size_t>(channels * kLanes * 4)), expected(got.size());
+        fill_row(random, values.as<float>(), keys * channels, 0);
+        fill_row(random, weights.as<float>(), keys * kLanes, 0);
+        fill_row(random, keep.as<float>(), kLanes, 0);
+        fill_row(random, got.as<float>(), channels * kLanes, 0);
+        weights.as<float>()[3] = NAN;
+        memcpy(expected.data(), got.data(), got.size());
+        kernel(values.as<float>(), channels, weights.as<float>(), keys, keep.as<float>(), vectors,
+               got.as<float>());
+        float_accumulate_scalar(values.as<float>(), channels, weights.as<float>(), keys,
+                                keep.as<float>(), vectors, expected.as<float>());
+        CHECK_THAT(equal_floats(got.as<float>(), expected.as<float>(), channels * kLanes),
+                   "%s channels %d keys %d vectors %d", name, static_cast<int>(channels), keys,
+                   vectors);
+      }
+    }
+  }
+}
+
+void test_kernel_float_softmax(float_softmax_fn* kernel, const char* name) {
+  for (uint64_t seed = 0; seed < 6; ++seed) {
+    for (const int keys : {16, 48, 64}) {
+      for (const int vectors : {1, 2}) {
+        for (int kind = 0; kind < 8; ++kind) {
+          SoftmaxBuffers got, expected;
+          const auto run = [&](SoftmaxBuffers& b, float_softmax_fn* softmax) {
+            fill_softmax(b, seed, seed >= 3);
+            Random random(seed);
+            for (int i = 0; i < kKeyBlock * kLanes; ++i) {
+              b.scores.as<float>()[i] = random.normal() * 3000.0f;
+            }
+            if (seed >= 3) b.scores.as<float>()[77] = NAN;
+            // key_scale stands for spoil.
+            for (int j = 0; j < kKeyBlock; ++j) {
+              b.key_scale.as<float>()[j] = seed == 5 && j == 9 ? NAN : 0.0f;
+            }
+            const float cap = (kind & 4) != 0 ? 7.0f : 0.0f;
+            softmax({keys, vectors, b.scores.as<float>(), b.query_scale.as<float>(),
+                     b.key_scale.as<float>(), cap, cap == 0.0f ? 0.0f : 1.0f / cap,
+                     (kind & 1) != 0 ? b.limits.as<int32_t>() : nullptr,
+                     (kind & 2) != 0 ? b.bias.as<float>() : nullptr, b.running_max.as<float>(),
+                     b.running_sum.as<float>(), b.keep.as<float>()});
+          };
+          run(got, kernel);
+          run(expected, float_softmax_scalar);
+          const auto same = [&](Guarded SoftmaxBuffers::* member, int count) {
+            return equal_floats((got.*member).as<float>(), (expected.*member).as<float>(), count);
+          };
+          CHECK_THAT(same(&SoftmaxBuffers::running_max, kLanes) &&
+                         same(&SoftmaxBuffers::running_sum, kLanes) &&
+                         same(&SoftmaxBuffers::keep, kLanes) &&
+                         same(&SoftmaxBuffers::scores, kKeyBlock * kLanes),
+                     "%s seed %d keys %d vectors %d kind %d", name, static_cast<int>(seed), keys,
+                     vectors, kind);
+        }
+      }
+    }
+  }
+}
+
 void test_kernel_finish_rows(finish_rows_fn* kernel, const char* name) {
   Random random(7);
   for (const int64_t channels : {16, 48, 128, 1024}) {

@@ -2,6 +2,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <memory>
+
 #include "amx_emulator.h"
 #include "attention/run.h"
 #include "check.h"
@@ -47,8 +49,10 @@ qfa_status run(const qfa_attention& a, qfa_isa isa, const qfa_allocator* allocat
 
 QFA_TEST(scratch_content_and_alignment_do_not_matter) {
   for (const qfa_isa isa : testable_isas()) {
-    for (const int64_t channels : {13, 40, 64}) {
-      Problem p = Problem::random({2, 2, 1, 37, 70, channels, channels}, 1);
+    for (const int64_t channels : {13, 40, 64, -40}) {
+      const int64_t width = channels < 0 ? -channels : channels;
+      Problem p = Problem::random({2, 2, 1, 37, 70, width, width}, 1);
+      p.compute = channels < 0 ? QFA_COMPUTE_FLOAT : QFA_COMPUTE_INT8;
       p.causal = true;
       p.bias.assign(static_cast<size_t>(2 * 2 * 37 * 70), 0.25f);
       const std::vector<float> expected = p.run(isa);
@@ -69,43 +73,69 @@ QFA_TEST(scratch_content_and_alignment_do_not_matter) {
   }
 }
 
+// The same request with every tensor in a buffer of its own, between forbidden pages.
+void check_guarded(const Problem& p, qfa_isa isa, Guard guard) {
+  const std::vector<float> expected = p.run(isa);
+  const std::vector<uint16_t> expected_half = p.output_half;
+  std::vector<float> unused(expected.size());
+  qfa_attention a = p.request(unused.data());
+  const bool half = p.dtype != QFA_FLOAT32;
+  const size_t element = half ? 2 : 4;
+  std::vector<std::unique_ptr<Guarded>> buffers;
+  const auto guarded = [&](const void* content, size_t bytes) -> void* {
+    if (content == nullptr) return nullptr;
+    buffers.push_back(std::make_unique<Guarded>(content, bytes, guard));
+    return buffers.back()->data();
+  };
+  // Past and present rows of all heads lie in turns; only one head can be cut in two.
+  const auto rows = [&](const qfa_tensor& t, int64_t count, int64_t channels) {
+    return guarded(count == 0 ? nullptr : t.data, static_cast<size_t>(count * channels) * element);
+  };
+  a.query.data = guarded(a.query.data, p.query.size() * element);
+  const int64_t heads = p.e.batch * p.e.kv_heads;
+  CHECK(p.e.past == 0 || heads == 1);
+  a.past_key.data = rows(a.past_key, p.e.past, p.e.channels);
+  a.past_value.data = rows(a.past_value, p.e.past, p.e.value_channels);
+  a.key.data = rows(a.key, heads * (p.e.keys - p.e.past), p.e.channels);
+  a.value.data = rows(a.value, heads * (p.e.keys - p.e.past), p.e.value_channels);
+  a.mask.data = guarded(a.mask.data, p.mask.size());
+  a.bias.data = guarded(a.bias.data, 4 * p.bias.size());
+  a.k_mean = static_cast<float*>(guarded(a.k_mean, 4 * p.k_mean.size()));
+  a.sink = guarded(a.sink, 4 * p.sink.size());
+  a.kv_length = static_cast<int64_t*>(guarded(a.kv_length, 8 * p.kv_length.size()));
+  Guarded output(expected.size() * element, guard);
+  a.output = output.data();
+  Guarded key(p.key.size() * element, guard), value(p.value.size() * element, guard);
+  const int64_t key_head = p.e.keys * p.e.channels, value_head = p.e.keys * p.e.value_channels;
+  a.present_key = {key.data(), p.e.kv_heads * key_head, key_head, p.e.channels};
+  a.present_value = {value.data(), p.e.kv_heads * value_head, value_head, p.e.value_channels};
+  CHECK(run(a, isa, nullptr) == QFA_OK);
+  const void* reference = half ? static_cast<const void*>(expected_half.data()) : expected.data();
+  CHECK_THAT(memcmp(output.data(), reference, output.size()) == 0, "%s D %d", qfa_isa_name(isa),
+             static_cast<int>(p.e.channels));
+}
+
 QFA_TEST(no_byte_outside_the_tensors_is_touched) {
   for (const qfa_isa isa : testable_isas()) {
     for (const Guard guard : {Guard::kAfter, Guard::kBefore}) {
-      for (const qfa_dtype dtype : {QFA_FLOAT32, QFA_FLOAT16}) {
+      for (const qfa_dtype dtype : {QFA_FLOAT32, QFA_FLOAT16, QFA_BFLOAT16}) {
         for (const int64_t channels : {1, 13, 40, 64, 65}) {
-          Problem p = Problem::random({1, 2, 1, 35, 67, channels, channels}, 2, dtype);
-          p.mask.assign(2 * 35 * 67, 1);
-          for (size_t i = 0; i < p.mask.size(); i += 3) p.mask[i] = 0;
-          p.bias.assign(2 * 35 * 67, 0.5f);
-          p.k_mean.assign(static_cast<size_t>(channels), 0.125f);
-          const std::vector<float> expected = p.run(isa);
-          const std::vector<uint16_t> expected_half = p.output_half;
-          std::vector<float> unused(expected.size());
-          qfa_attention a = p.request(unused.data());
-          const size_t element = dtype == QFA_FLOAT16 ? 2 : 4;
-          const auto copy = [&](const qfa_tensor& t, size_t count) {
-            return Guarded(t.data, count * element, guard);
-          };
-          Guarded query = copy(a.query, p.query.size()), key = copy(a.key, p.key.size()),
-                  value = copy(a.value, p.value.size());
-          Guarded mask(p.mask.data(), p.mask.size(), guard);
-          Guarded bias(p.bias.data(), 4 * p.bias.size(), guard);
-          Guarded mean(p.k_mean.data(), 4 * p.k_mean.size(), guard);
-          Guarded output(expected.size() * element, guard);
-          a.query.data = query.data();
-          a.key.data = key.data();
-          a.value.data = value.data();
-          a.mask.data = mask.data();
-          a.bias.data = bias.data();
-          a.k_mean = mean.as<float>();
-          a.output = output.data();
-          CHECK(run(a, isa, nullptr) == QFA_OK);
-          const void* reference =
-              dtype == QFA_FLOAT16 ? static_cast<const void*>(expected_half.data()) : nullptr;
-          if (reference == nullptr) reference = expected.data();
-          CHECK_THAT(memcmp(output.data(), reference, output.size()) == 0, "%s D %d",
-                     qfa_isa_name(isa), static_cast<int>(channels));
+          for (const qfa_compute compute : {QFA_COMPUTE_INT8, QFA_COMPUTE_FLOAT}) {
+            Problem p = Problem::random({1, 2, 1, 35, 67, channels, channels}, 2, dtype);
+            p.compute = compute;
+            p.mask.assign(2 * 35 * 67, 1);
+            for (size_t i = 0; i < p.mask.size(); i += 3) p.mask[i] = 0;
+            p.bias.assign(2 * 35 * 67, 0.5f);
+            p.k_mean.assign(static_cast<size_t>(channels), 0.125f);
+            check_guarded(p, isa, guard);
+            p.k_mean.clear();
+            p.e.past = 30;
+            p.sink.assign(2, 1.0f);
+            p.kv_length.assign(1, 66);
+            p.left_window = 20;
+            p.softcap = 5.0f;
+            check_guarded(p, isa, guard);
+          }
         }
       }
     }
@@ -162,6 +192,9 @@ QFA_TEST(scratch_does_not_grow_with_queries_times_keys) {
   CHECK(qfa_attention_run(&a, QFA_ISA_SCALAR, nullptr, &interface, nullptr) == QFA_OUT_OF_MEMORY);
   const size_t tokens = size_t{1} << 20;
   CHECK_THAT(allocator.largest < tokens * (64 + 64 + 16) + (1 << 20), "%zu", allocator.largest);
+  a.compute = QFA_COMPUTE_FLOAT;
+  CHECK(qfa_attention_run(&a, QFA_ISA_SCALAR, nullptr, &interface, nullptr) == QFA_OUT_OF_MEMORY);
+  CHECK_THAT(allocator.largest < tokens * 4 * (64 + 64 + 1) + (1 << 20), "%zu", allocator.largest);
 }
 
 QFA_TEST(tensors_beyond_two_gigabytes_of_offsets) {

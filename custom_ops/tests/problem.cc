@@ -98,6 +98,7 @@ Problem Problem::random(const Extents& e, uint64_t seed, qfa_dtype dtype) {
   Problem p;
   p.e = e;
   p.dtype = dtype;
+  p.compute = default_compute;
   Random random(seed);
   const auto fill = [&](std::vector<float>& tensor, int64_t count) {
     tensor.resize(static_cast<size_t>(count));

@@ -53,6 +53,9 @@ struct Problem {
   std::vector<int64_t> kv_length;  // empty, one, or B
   mutable std::vector<uint16_t> output_half;
 
+  // What random() makes its problems of; a test that holds for every format runs for each.
+  static inline qfa_compute default_compute = QFA_COMPUTE_INT8;
+
   // Unit-normal query, key and value.
   static Problem random(const Extents& e, uint64_t seed, qfa_dtype dtype = QFA_FLOAT32);
 

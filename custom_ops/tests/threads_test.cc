@@ -33,6 +33,11 @@ std::vector<Problem> problems() {
   all.push_back(Problem::random({1, 5, 5, 100, 100, 16, 16}, 2));
   all.back().causal = true;
   all.push_back(Problem::random({1, 8, 1, 1, 300, 64, 64}, 3));
+  const size_t quantized = all.size();
+  for (size_t i = 0; i < quantized; ++i) {
+    all.push_back(all[i]);
+    all.back().compute = QFA_COMPUTE_FLOAT;
+  }
   return all;
 }
 

@@ -11,7 +11,7 @@ from tests.operator.sessions import VALID, one_node, qkv, run
 from tests.reference.attention_cases import nmse
 
 BOUND = 1e-6
-HALF_BOUND = 1e-6  # the output is rounded to float16: relative error up to 2**-11, squared
+HALF_BOUND = 4e-6  # float16 in and out: results are rounded, and codes often lie at the middle of two
 
 
 @settings(max_examples=60, deadline=None)

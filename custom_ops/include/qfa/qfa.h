@@ -143,7 +143,7 @@ typedef struct qfa_attention {
 
   /* Since version 2. A request that ends here, or whose rest is zero, means what it meant. */
 
-  qfa_compute compute; /* float: no static scales and no rotation; k_mean has no effect */
+  qfa_compute compute; /* float: static scales are refused, k_mean and rotation have no effect */
   float softcap;       /* c > 0: a scaled score s counts as c * tanh(s / c); 0: off */
 
   /* Query i stands at p = i + causal_offset; with queries_at_end at
