@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import onnx
 from onnx import FunctionProto, ModelProto, NodeProto
 
 from qfa_passes.core.model import LoadedModel
@@ -18,6 +17,7 @@ from qfa_passes.graph.attention_hints import AttentionHints, called_functions, f
 from qfa_passes.graph.graph_pass import run_passes
 from qfa_passes.graph.ir import Graph
 from qfa_passes.graph.scopes import BodyPlace, OuterScope, TakenOut, bodies_of, put_back
+from qfa_passes.graph.typed import typed
 from qfa_passes.match import find_sites
 from qfa_passes.normalize import normalize_passes, raise_opset
 from qfa_passes.normalize.inline_functions import inline_attention
@@ -136,14 +136,6 @@ def _normalized(
     )
     normal = model.replace_proto(typed(graph.finish()))
     return Scope(prefix, normal, tuple(f"{prefix}{call}/" for call in inlined.calls), stuck)
-
-
-def typed(proto: ModelProto) -> ModelProto:
-    """Adds inferred types and shapes; a model that inference rejects is returned as it is."""
-    try:
-        return onnx.shape_inference.infer_shapes(proto, data_prop=True)
-    except onnx.shape_inference.InferenceError:
-        return proto
 
 
 def match(model: LoadedModel) -> list[Found]:
