@@ -1,0 +1,35 @@
+"""Types and shapes of a model's values, inferred by the onnx package."""
+
+from __future__ import annotations
+
+import onnx
+from onnx import GraphProto, ModelProto
+
+from qfa_passes.graph.scopes import bodies_of, body_at
+
+
+def typed(proto: ModelProto) -> ModelProto:
+    """Adds inferred types and shapes to the main graph; a model that inference rejects is returned as it is.
+
+    Bodies of control flow stay as they are: the onnx package (1.22) mixes up what it knows of values that have the same
+    name in two branches, and what it then writes into them is wrong. What a body gives is what it declares.
+    """
+    known = [(place, body) for place, _, body in bodies_of(proto.graph)]
+    source = ModelProto()
+    source.CopyFrom(proto)
+    for _, _, body in bodies_of(source.graph):
+        if all(value.type.WhichOneof("value") for value in body.output):
+            _empty(body)
+    whole = any(len(body.node) for _, _, body in bodies_of(source.graph))
+    try:
+        result = onnx.shape_inference.infer_shapes(source, data_prop=not whole)
+    except onnx.shape_inference.InferenceError:
+        return proto
+    for place, body in known:
+        body_at(result.graph, place).CopyFrom(body)
+    return result
+
+
+def _empty(body: GraphProto) -> None:
+    for field in ("node", "initializer", "sparse_initializer", "value_info"):
+        body.ClearField(field)
