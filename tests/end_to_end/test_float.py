@@ -6,6 +6,7 @@ import onnx
 import pytest
 
 from qfa_passes import api
+from qfa_passes.__main__ import main
 from qfa_passes.core.formats import AttentionFormat
 from qfa_passes.errors import UnsupportedModelError
 from qfa_passes.plan.plan_file import write_plan
@@ -92,3 +93,12 @@ def test_float16_is_held_against_its_own_bound() -> None:
     assert fused_count(result.model) == 2
     for site in result.report.sites:
         assert site.nmse is not None and site.nmse <= site.bound == 5e-5
+
+
+@pytest.mark.parametrize("word", ["float", "fp16"])
+def test_command_line(tmp_path: Path, word: str) -> None:
+    onnx.save(DECODER.model(), tmp_path / "model.onnx")
+    target = tmp_path / "out.onnx"
+    arguments = ["optimize", str(tmp_path / "model.onnx"), "-o", str(target), "--format", word]
+    assert main([*arguments, "--quiet"]) == 0
+    assert node_words(onnx.load(target), "compute_format") == {"float"}

@@ -13,6 +13,7 @@ from onnx import ModelProto
 from qfa_passes.errors import UnsupportedModelError
 from qfa_passes.fuse.body_features import BodyFeatures
 from qfa_passes.fuse.function_body import OPSETS
+from tests.operator.sessions import run
 from tests.reference.attention_cases import nmse
 from tests.reference.attention_models import Site, build_model, merged
 from tests.reference.body_cases import (
@@ -284,8 +285,16 @@ def test_bfloat16(format: str, opset: int) -> None:
     )
     in_float(model)
     feeds = {name: x.astype(np.float32) for name, x in feeds.items()}
-    for run in RUNTIMES:
-        output, key, value = run(model, feeds)
+    for runtime in RUNTIMES:
+        output, key, value = runtime(model, feeds)
         assert nmse(output, exact(wide)) < (5e-4 if format == "int8" else 1e-5)  # eight bits
         for actual, wanted in zip((key, value), joined(wide), strict=True):
             np.testing.assert_array_equal(actual, wanted)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("format", ["int8", "float"])
+def test_the_kernel_agrees(name: str, format: str) -> None:
+    sites = [with_format(site, format) for site in MODELS[name]]
+    model, feeds = build_model(sites, 18)
+    check(sites, run(model, feeds, library=True))
