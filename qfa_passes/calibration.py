@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from qfa_passes.body_data import BodyData, body_data
 from qfa_passes.config import Options, Progress
 from qfa_passes.core.dataset import DataSet
 from qfa_passes.core.outcome import Proof
 from qfa_passes.core.site import AttentionSite
-from qfa_passes.errors import QfaError
+from qfa_passes.errors import QfaError, RuntimeFailureError
 from qfa_passes.evidence import HELD_RUNS, Evidence
 from qfa_passes.opened import Scope
 from qfa_passes.verify.seeded import seeded_data
+
+_SHORTER: Final = (24, 8, 2)
+"""Lengths of made-up inputs for models that take no longer ones, as those with a small table of positions."""
 
 Sites = Mapping[str, Sequence[AttentionSite]]
 
@@ -75,10 +79,11 @@ class Calibration:
             evidence.forget_inner_values()
 
     def fail(self, problem: str, prefix: str, sites: Sites) -> None:
-        """Records that the body at a prefix, and with it those inside it, could not be run."""
+        """Records that the graph at a prefix, and with it the bodies inside it, could not be run."""
         for inner, entries in sites.items():
             if inner.startswith(prefix):
-                reason = f"its body could not be run: {problem}"
+                what = "its body" if inner else "the model"
+                reason = f"{what} could not be run: {problem}"
                 self.unrun |= {site.name: reason for site in entries}
 
 
@@ -102,8 +107,12 @@ def calibrate(
         library: Whether the operator library is there.
     """
     result = Calibration.unknown(scopes, options, progress, library=library)
-    result.evidence[""].gather(sites.get("", ()), data)
-    reaching = {"": data}
+    problem = _run_main(result.evidence[""], sites.get("", ()), data, options.seed)
+    if problem:
+        result.fail(problem, "", sites)
+        result.notes.append(f"the model was not run, and its outputs are not compared: {problem}")
+        return result
+    reaching = {"": result.evidence[""].data}
     for scope in scopes:
         inner = [entry for entry in scopes if _is_inside(entry, scope) and _leads_to(entry, sites)]
         if not inner or scope.prefix not in reaching:
@@ -131,6 +140,28 @@ def _is_inside(entry: Scope, scope: Scope) -> bool:
 def _leads_to(scope: Scope, sites: Sites) -> bool:
     """True if a scope or one inside it has sites to look at."""
     return any(prefix.startswith(scope.prefix) and found for prefix, found in sites.items())
+
+
+def _run_main(evidence: Evidence, sites: Sequence[AttentionSite], data: DataSet, seed: int) -> str:
+    """Runs the main graph; made-up inputs that are too long for it are made shorter.
+
+    Returns:
+        Why it does not run on made-up inputs; empty if it did.
+    """
+    problem = ""
+    for length in (None, *_SHORTER):
+        if length is not None:
+            proto = evidence.model.proto
+            data = seeded_data(proto, seed=seed, samples=HELD_RUNS, sequence=length)
+        try:
+            evidence.gather(sites, data)
+            return ""
+        except RuntimeFailureError as error:
+            if not data.seeded:
+                raise
+            problem = problem or error.why or error.what
+    evidence.forget()
+    return problem
 
 
 def _gather(evidence: Evidence, sites: Sequence[AttentionSite], given: BodyData, seed: int) -> str:

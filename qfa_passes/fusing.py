@@ -12,7 +12,8 @@ from qfa_passes.evidence import Evidence
 from qfa_passes.fuse.fuse_attention import FuseAttention
 from qfa_passes.graph.graph_pass import run_passes
 from qfa_passes.graph.ir import Graph
-from qfa_passes.opened import Scope, matched, typed
+from qfa_passes.graph.typed import typed
+from qfa_passes.opened import Scope, matched
 from qfa_passes.rewrite import InsertQdq
 
 

@@ -28,6 +28,7 @@ from qfa_passes.errors import NothingMatchedError, QfaError
 from qfa_passes.evidence import HELD_RUNS
 from qfa_passes.fuse.attach_body import attach_body, present_channels
 from qfa_passes.fusing import fuse, mark
+from qfa_passes.graph.typed import typed
 from qfa_passes.left_alone import LeftAlone
 from qfa_passes.normalize import normalize_passes
 from qfa_passes.opened import (
@@ -40,7 +41,6 @@ from qfa_passes.opened import (
     open_model,
     rebuild,
     scope_of,
-    typed,
 )
 from qfa_passes.planning import Errors, Part, exempted, left_in_float, make_plan
 from qfa_passes.report.outcomes import site_outcomes
