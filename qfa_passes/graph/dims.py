@@ -182,6 +182,9 @@ def _polynomial(tree: ast.expr) -> Dim | None:
         return Dim.of(tree.id)
     if isinstance(tree, ast.Constant):
         return Dim.of(tree.value) if type(tree.value) is int else None
+    if isinstance(tree, ast.UnaryOp) and isinstance(tree.op, ast.USub):
+        inner = _polynomial(tree.operand)
+        return None if inner is None else -inner
     if not isinstance(tree, ast.BinOp):
         return None
     left, right = _polynomial(tree.left), _polynomial(tree.right)

@@ -100,8 +100,11 @@ def _score_axes(softmax: gs.Node, scores: Scores) -> tuple[int, int]:
     last = flat(scores.axes[-1:])
     if not last:  # a single key
         return rank - 2, rank - 1
-    if len(last) == 1 and last[0].whole and last[0].source in (rank - 2, rank - 1):
-        keys = last[0].source
+    keys = last[0].source
+    complete = all(atom.source == keys for atom in last) and list(last) == sorted(
+        last, key=lambda atom: atom.part
+    )
+    if complete and keys in (rank - 2, rank - 1) and extent_of(last) == scores.shape[keys]:
         return 2 * rank - 3 - keys, keys
     raise MatchFailure(
         f"softmax '{softmax.name}' runs over an axis that is not the keys of '{scores.product.name}'"

@@ -77,7 +77,8 @@ class ScoreLayout:
                     return None
                 for half in halves:
                     dealt.append((place, int(have == self.batch), half))
-                    have = have * half.extent
+                    if have != self.batch:
+                        have = have * half.extent
         return dealt
 
     def _cut(self, have: Dim, atom: Atom) -> tuple[Atom, ...] | None:

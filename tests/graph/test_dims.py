@@ -1,5 +1,6 @@
 """The algebra of extents against plain numbers."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -30,9 +31,19 @@ def test_value_at_numbers(dim: Dim, at: dict[str, int]) -> None:
 
 
 @given(dims, dims)
-def test_a_product_divides_by_its_monomial_factor(left: Dim, right: Dim) -> None:
-    if len(right.terms) == 1:
+def test_a_product_divides_by_its_factor(left: Dim, right: Dim) -> None:
+    if right.terms:
         assert (left * right).divide(right) == left
+
+
+@given(dims)
+def test_a_declared_expression_is_what_it_says(dim: Dim) -> None:
+    assert Dim.parse(repr(dim)) == dim
+
+
+@pytest.mark.parametrize("text", ["a/b", "floor(n)", "a b", "a**2", "", "2.5*n", "((", "n[0]"])
+def test_other_declared_names_are_symbols(text: str) -> None:
+    assert Dim.parse(text) == Dim.of(text)
 
 
 @given(dims, dims, numbers)

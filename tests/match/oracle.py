@@ -14,7 +14,7 @@ from tests.match.blocks import normalized, site_of
 
 Array = npt.NDArray[Any]
 
-DEFAULT_SIZES = {"B": 2, "S": 5, "T": 7}
+DEFAULT_SIZES = {"B": 2, "S": 5, "T": 7, "W": 3, "N": 8}
 
 
 def made_up(proto: ModelProto, sizes: Mapping[str, int], seed: int = 0) -> dict[str, Array]:
