@@ -247,11 +247,22 @@ def _concat(node: gs.Node, known: ShapeMap) -> Sequence[Shape | None]:
 
 
 def _matmul(node: gs.Node, known: ShapeMap) -> Sequence[Shape | None]:
-    left, right = known.shape(node.inputs[0]), known.shape(node.inputs[1])
+    return (_product(known.shape(node.inputs[0]), known.shape(node.inputs[1])),)
+
+
+def _product(left: Shape | None, right: Shape | None) -> Shape | None:
     if left is None or right is None or len(left) < 2 or len(right) < 2:
-        return (None,)
+        return None
     batch = broadcast(left[:-2], right[:-2]) if len(left) > 2 or len(right) > 2 else ()
-    return (None if batch is None else (*batch, left[-2], right[-1]),)
+    return None if batch is None else (*batch, left[-2], right[-1])
+
+
+def _qlinear_matmul(node: gs.Node, known: ShapeMap) -> Sequence[Shape | None]:
+    return (_product(known.shape(node.inputs[0]), known.shape(node.inputs[3])),)
+
+
+def _dynamic_quantize(node: gs.Node, known: ShapeMap) -> Sequence[Shape | None]:
+    return known.shape(node.inputs[0]), (), ()
 
 
 def _gather(node: gs.Node, known: ShapeMap) -> Sequence[Shape | None]:
@@ -450,6 +461,9 @@ _RULES: Final[dict[str, Rule]] = {
     "Squeeze": _squeeze,
     "Concat": _concat,
     "MatMul": _matmul,
+    "MatMulInteger": _matmul,
+    "QLinearMatMul": _qlinear_matmul,
+    "DynamicQuantizeLinear": _dynamic_quantize,
     "Gather": _gather,
     "GatherElements": _gather_elements,
     "GatherND": _gather_nd,

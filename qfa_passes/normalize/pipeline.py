@@ -12,6 +12,7 @@ from qfa_passes.errors import UnsupportedModelError
 from qfa_passes.graph.graph_pass import GraphPass
 from qfa_passes.normalize.expand_fused import ExpandFused
 from qfa_passes.normalize.expand_products import ExpandProducts
+from qfa_passes.normalize.fold_quantized_scalars import FoldQuantizedScalars
 from qfa_passes.normalize.fold_shapes import FoldShapes
 from qfa_passes.normalize.infer_types import InferTypes
 from qfa_passes.normalize.lift_constants import LiftConstants
@@ -27,6 +28,7 @@ def normalize_passes(keep: frozenset[str] = frozenset()) -> tuple[GraphPass, ...
         InferTypes(),  # before passes that ask for types
         MergeCasts(),  # leaves casts that do nothing
         RemoveIdentity(),  # before shape folding, so that it sees fewer nodes
+        FoldQuantizedScalars(),
         ExpandFused(keep),  # before shape folding, which then sees its shape arithmetic too
         RaiseShapes(),  # before shape folding, which then sees fewer values
         ExpandProducts(keep),

@@ -12,6 +12,7 @@ from onnx import ModelProto
 from qfa_passes.graph.graph_pass import GraphPass, run_passes
 from qfa_passes.graph.ir import Graph
 from qfa_passes.normalize import NORMALIZE
+from qfa_passes.normalize.fold_quantized_scalars import FoldQuantizedScalars
 from qfa_passes.normalize.fold_shapes import FoldShapes
 from qfa_passes.normalize.lift_constants import LiftConstants
 from qfa_passes.normalize.merge_casts import MergeCasts
@@ -167,6 +168,22 @@ GOLDEN: dict[str, tuple[GraphPass, str, str]] = {
         """(float[B,4] x, bool c) => (float[B,4] y) <float a = {2.0}> {
             y = If(c) < then_branch = t () => (float[B,4] p) { p = Mul(x, a) },
                         else_branch = e () => (float[B,4] q) { q = Neg(x) } >
+        }""",
+    ),
+    "constant number that was quantized": (
+        FoldQuantizedScalars(),
+        """(float[B,4] x) => (float[B,4] y) <float c = {0.3}, float s = {0.25}, uint8 z = {3}> {
+            q = QuantizeLinear(c, s, z) d = DequantizeLinear(q, s, z) y = Mul(x, d)
+        }""",
+        "(float[B,4] x) => (float[B,4] y) <float d = {0.25}> { y = Mul(x, d) }",
+    ),
+    "numbers that were quantized": (
+        FoldQuantizedScalars(),
+        """(float[B,2] x) => (float[B,2] y) <int8[2] c = {3, 4}, float s = {0.5}, int8 z = {3}> {
+            d = DequantizeLinear(c, s, z) y = Mul(x, d)
+        }""",
+        """(float[B,2] x) => (float[B,2] y) <int8[2] c = {3, 4}, float s = {0.5}, int8 z = {3}> {
+            d = DequantizeLinear(c, s, z) y = Mul(x, d)
         }""",
     ),
     "same operator of another domain": (
