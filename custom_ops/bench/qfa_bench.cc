@@ -46,7 +46,8 @@ std::vector<float> noise(int64_t count) {
   return values;
 }
 
-double time_attention(qfa_isa isa, int64_t heads, int64_t length, int64_t channels, bool causal) {
+double time_attention(qfa_isa isa, qfa_compute compute, int64_t heads, int64_t length,
+                      int64_t channels, bool causal) {
   const int64_t count = heads * length * channels;
   const std::vector<float> query = noise(count), key = noise(count), value = noise(count);
   std::vector<float> output(static_cast<size_t>(count));
@@ -65,6 +66,7 @@ double time_attention(qfa_isa isa, int64_t heads, int64_t length, int64_t channe
   a.value = tensor(value);
   a.scale = static_cast<float>(1.0 / sqrt(static_cast<double>(channels)));
   a.is_causal = causal ? 1 : 0;
+  a.compute = compute;
   a.output = output.data();
   a.output_batch_stride = count;
   a.output_head_stride = length * channels;
@@ -82,8 +84,20 @@ struct Steps {
   double scores, softmax, accumulate;
 };
 
+constexpr int kRepeats = 2000;
+
+// Nanoseconds of a step.
+template <typename F>
+double time_step(const F& step) {
+  return best_of(7,
+                 [&] {
+                   for (int i = 0; i < kRepeats; ++i) step();
+                 }) /
+         kRepeats * 1e9;
+}
+
 // Nanoseconds of each step for one block of 32 queries and 64 keys.
-Steps time_steps(qfa_isa isa, int64_t channels) {
+Steps time_codes(qfa_isa isa, int64_t channels) {
   using namespace qfa;
   const Kernels kernels = kernels_for(isa);
   const int64_t stride = (channels + kCodePad - 1) / kCodePad * kCodePad;
@@ -96,23 +110,33 @@ Steps time_steps(qfa_isa isa, int64_t channels) {
   SoftmaxBlock block = {kKeyBlock,   2,           scores,      correction, lanes[0],
                         key_rows[0], key_rows[1], key_rows[2], nullptr,    nullptr,
                         weights,     lanes[1],    lanes[2],    lanes[3],   lanes[4]};
-  constexpr int kRepeats = 2000;
-  const auto time = [&](const auto& step) {
-    return best_of(7,
-                   [&] {
-                     for (int i = 0; i < kRepeats; ++i) step();
-                   }) /
-           kRepeats * 1e9;
-  };
   Steps steps;
   kernels.begin_work();
-  steps.scores = time(
+  steps.scores = time_step(
       [&] { kernels.scores(keys, stride, (channels + 3) / 4, queries, kKeyBlock, 2, scores); });
-  steps.softmax = time([&] { kernels.softmax(block); });
-  steps.accumulate = time([&] {
+  steps.softmax = time_step([&] { kernels.softmax(block); });
+  steps.accumulate = time_step([&] {
     kernels.accumulate(values, channels, weights, kKeyBlock, lanes[3], lanes[4], 2, output);
   });
   kernels.end_work();
+  return steps;
+}
+
+// The same in float32.
+Steps time_floats(qfa_isa isa, int64_t channels) {
+  using namespace qfa;
+  const Kernels kernels = kernels_for(isa);
+  alignas(64) static float rows[kKeyBlock * 1024], queries[1024 * kLanes], output[1024 * kLanes];
+  alignas(64) static float scores[kKeyBlock * kLanes], lanes[4][kLanes], spoil[kKeyBlock];
+  for (int i = 0; i < kLanes; ++i) lanes[0][i] = 1e-4f;
+  const FloatBlock block = {kKeyBlock, 2,       scores,  lanes[0], spoil,    0.0f,
+                            0.0f,      nullptr, nullptr, lanes[1], lanes[2], lanes[3]};
+  Steps steps;
+  steps.scores =
+      time_step([&] { kernels.float_scores(rows, channels, queries, kKeyBlock, 2, scores); });
+  steps.softmax = time_step([&] { kernels.float_softmax(block); });
+  steps.accumulate = time_step(
+      [&] { kernels.float_accumulate(rows, channels, scores, kKeyBlock, lanes[3], 2, output); });
   return steps;
 }
 
@@ -123,19 +147,24 @@ int main(int argc, char** argv) {
   const int64_t heads = argc > 2 ? atoll(argv[2]) : 1;
   printf("S = T = %lld, H = %lld, one thread\n", static_cast<long long>(length),
          static_cast<long long>(heads));
-  printf("%-11s %4s | %9s %9s | %9s %9s | %8s %8s %8s\n", "isa", "D", "full ms", "GFLOP/s",
+  printf("%-11s %-5s %4s | %9s %9s | %9s %9s | %8s %8s %8s\n", "isa", "", "D", "full ms", "GFLOP/s",
          "causal ms", "GFLOP/s", "QK ns", "softmax", "PV+join");
-  for (const qfa_isa isa : {QFA_ISA_AVX2, QFA_ISA_AVX512VNNI, QFA_ISA_AMXINT8}) {
-    if (qfa_isa_usable(isa) == 0) continue;
-    if (argc > 3 && strcmp(argv[3], qfa_isa_name(isa)) != 0) continue;
-    for (const int64_t channels : {64, 128}) {
-      const double work = 4e-9 * static_cast<double>(heads * length * length * channels);
-      const double full = time_attention(isa, heads, length, channels, false);
-      const double causal = time_attention(isa, heads, length, channels, true);
-      const Steps steps = time_steps(isa, channels);
-      printf("%-11s %4d | %9.2f %9.0f | %9.2f %9.0f | %8.0f %8.0f %8.0f\n", qfa_isa_name(isa),
-             static_cast<int>(channels), full * 1e3, work / full, causal * 1e3, work / causal,
-             steps.scores, steps.softmax, steps.accumulate);
+  for (const qfa_compute compute : {QFA_COMPUTE_INT8, QFA_COMPUTE_FLOAT}) {
+    for (const qfa_isa isa : {QFA_ISA_AVX2, QFA_ISA_AVX512VNNI, QFA_ISA_AMXINT8}) {
+      const bool is_float = compute == QFA_COMPUTE_FLOAT;
+      // AMX has no float products of its own.
+      if (qfa_isa_usable(isa) == 0 || (is_float && isa == QFA_ISA_AMXINT8)) continue;
+      if (argc > 3 && strcmp(argv[3], qfa_isa_name(isa)) != 0) continue;
+      for (const int64_t channels : {64, 128}) {
+        const double work = 4e-9 * static_cast<double>(heads * length * length * channels);
+        const double full = time_attention(isa, compute, heads, length, channels, false);
+        const double causal = time_attention(isa, compute, heads, length, channels, true);
+        const Steps steps = is_float ? time_floats(isa, channels) : time_codes(isa, channels);
+        printf("%-11s %-5s %4d | %9.2f %9.0f | %9.2f %9.0f | %8.0f %8.0f %8.0f\n",
+               qfa_isa_name(isa), is_float ? "float" : "int8", static_cast<int>(channels),
+               full * 1e3, work / full, causal * 1e3, work / causal, steps.scores, steps.softmax,
+               steps.accumulate);
+      }
     }
   }
   return 0;

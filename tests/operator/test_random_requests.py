@@ -11,7 +11,8 @@ from tests.operator.sessions import VALID, one_node, qkv, run
 from tests.reference.attention_cases import nmse
 
 BOUND = 1e-6
-HALF_BOUND = 4e-6  # float16 in and out: results are rounded, and codes often lie at the middle of two
+# float16 in and out: results are rounded, and codes often lie in the middle of two.
+HALF_BOUND = 4e-6
 
 
 @settings(max_examples=60, deadline=None)

@@ -8,27 +8,21 @@
 namespace qfa {
 namespace {
 
-template <int lanes>
-void cap_lanes(const CapBlock& b) {
-  const float cap = b.cap, inverse = b.inverse;
-  float query_scale[lanes];
-  for (int lane = 0; lane < lanes; ++lane) query_scale[lane] = b.query_scale[lane];
-  for (int j = 0; j < b.keys; ++j) {
-    const int32_t* scores = b.scores + j * kLanes;
-    float* tile = b.tile + j * kLanes;
-    const int32_t correction = b.correction[j];
-    const float key_scale = b.key_scale[j];
-    for (int lane = 0; lane < lanes; ++lane) {
-      const float t = static_cast<float>(scores[lane] + correction) * query_scale[lane];
-      const float capped = cap * tanh_lane(t * key_scale * inverse);
-      const float bias = tile[lane];
-      tile[lane] = bias == -__builtin_inff() ? bias : bias + capped;
+template <class Vector>
+void cap_block(const CapBlock& b) {
+  const Vector cap = Vector::spread(b.cap), inverse = Vector::spread(b.inverse);
+  const Vector lowest = Vector::spread(-__builtin_inff());
+  for (int lane = 0; lane < b.vectors * kVectorLanes; lane += Vector::kWidth) {
+    const Vector query_scale = Vector::load(b.query_scale + lane);
+    const int32_t* scores = b.scores + lane;
+    float* tile = b.tile + lane;
+    for (int j = 0; j < b.keys; ++j, scores += kLanes, tile += kLanes) {
+      const Vector t = Vector::from_ints(scores, b.correction[j]) * query_scale;
+      const Vector capped = cap * tanh_lanes(t * Vector::spread(b.key_scale[j]) * inverse);
+      const Vector bias = Vector::load(tile);
+      Vector::select(Vector::equal(bias, lowest), bias, bias + capped).store(tile);
     }
   }
-}
-
-inline void cap_block(const CapBlock& b) {
-  b.vectors == 1 ? cap_lanes<kVectorLanes>(b) : cap_lanes<kLanes>(b);
 }
 
 }  // namespace

@@ -1,13 +1,13 @@
 // The two products of attention in float32: see float_scores_fn and float_accumulate_fn.
 //
-// Vector is a class of the including file: a register of kWidth floats with load, store, spread and
-// fma. kBlocks rows times kSpan registers of sums stay in registers.
+// `rows` rows times `span` registers of sums stay in registers.
 #ifndef QFA_KERNELS_LANES_FLOAT_PRODUCTS_H_
 #define QFA_KERNELS_LANES_FLOAT_PRODUCTS_H_
 
 #include <stdint.h>
 
 #include "kernels/kernels.h"
+#include "kernels/lanes/lanes.h"
 
 namespace qfa {
 namespace {
@@ -20,12 +20,12 @@ struct Rows {
 
 // sum[r][v] = sum over steps of rows[r][step] * lanes[step][v], in this order.
 template <class Vector, int rows, int span>
-inline __attribute__((always_inline)) void multiply(const Rows& factors, const float* lanes,
-                                                    int64_t steps, Vector (&sum)[rows][span]) {
+QFA_INLINE void multiply(const Rows& factors, const float* lanes, int64_t steps,
+                         Vector (&sum)[rows][span]) {
 #pragma GCC unroll 16
   for (int r = 0; r < rows; ++r) {
 #pragma GCC unroll 16
-    for (int v = 0; v < span; ++v) sum[r][v] = Vector::zero();
+    for (int v = 0; v < span; ++v) sum[r][v] = Vector::spread(0.0f);
   }
   const float* base = factors.base;
   const int64_t row = factors.row;

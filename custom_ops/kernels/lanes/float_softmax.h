@@ -8,84 +8,103 @@
 namespace qfa {
 namespace {
 
-// For a block that has limits or biases, but not both.
-alignas(64) const float kNoBias[kKeyBlock * kLanes] = {};
+// Registers side by side, so that the steps of one hide the latency of the others.
+template <class Vector, int span>
+struct Registers {
+  Vector at[span];
+};
 
-// Turns scores into exponents in place and finds the largest of each lane.
-template <int lanes, bool masked, bool capped>
-void float_exponents(const FloatBlock& b, float* largest) {
-  constexpr float kLowest = -__builtin_inff();
-  const float cap = b.cap, inverse = b.inverse;
-  const float* bias_rows = masked && b.bias != nullptr ? b.bias : kNoBias;
-  float query_scale[lanes];
-  int32_t limits[lanes];
-  for (int lane = 0; lane < lanes; ++lane) {
-    query_scale[lane] = b.query_scale[lane];
-    limits[lane] = masked && b.limits != nullptr ? b.limits[lane] : kKeyBlock;
-    largest[lane] = kLowest;
+// Turns the scores of `span` registers of lanes into exponents in place; returns the largest of
+// each lane.
+template <class Vector, int span, bool masked, bool capped>
+QFA_INLINE Registers<Vector, span> float_exponents(const FloatBlock& b, int first_lane) {
+  const Vector lowest = Vector::spread(-__builtin_inff()), log2_e = Vector::spread(kLog2E);
+  const Vector cap = Vector::spread(b.cap), inverse = Vector::spread(b.inverse);
+  Registers<Vector, span> largest;
+  Vector query_scale[span];
+  for (int v = 0; v < span; ++v) {
+    query_scale[v] = Vector::load(b.query_scale + first_lane + v * Vector::kWidth);
+    largest.at[v] = lowest;
   }
-  for (int32_t j = 0; j < b.keys; ++j) {
-    float* scores = b.scores + j * kLanes;
-    const float* bias = bias_rows + j * kLanes;
-    const float spoil = b.spoil[j];
-    for (int lane = 0; lane < lanes; ++lane) {
-      float u = scores[lane] * query_scale[lane];
-      if (capped) u = cap * tanh_lane(u * inverse);
-      u += spoil;
-      if (masked) {
-        u = __builtin_fmaf(bias[lane], kLog2E, u);
-        u = bias[lane] == kLowest ? kLowest : u;
-        u = j < limits[lane] ? u : kLowest;
+  // Stores might change the block itself, as far as the compiler knows.
+  const int32_t keys = b.keys;
+  const float *spoils = b.spoil, *biases = b.bias;
+  const int32_t* limits = b.limits;
+  float* scores = b.scores + first_lane;
+#pragma GCC unroll 4
+  for (int32_t j = 0; j < keys; ++j) {
+    const Vector spoil = Vector::spread(spoils[j]);
+    for (int v = 0; v < span; ++v) {
+      const int lane = first_lane + v * Vector::kWidth;
+      float* score = scores + j * kLanes + v * Vector::kWidth;
+      Vector u = Vector::load(score) * query_scale[v];
+      if (capped) u = cap * tanh_lanes(u * inverse);
+      u = u + spoil;
+      if (masked && biases != nullptr) {
+        const Vector bias = Vector::load(biases + j * kLanes + lane);
+        u = Vector::select(Vector::equal(bias, lowest), lowest, Vector::fma(bias, log2_e, u));
       }
-      scores[lane] = u;
-      largest[lane] = u > largest[lane] ? u : largest[lane];
+      if (masked && limits != nullptr) {
+        u = Vector::select(Vector::above(limits + lane, j), u, lowest);
+      }
+      largest.at[v] = Vector::select(Vector::less(largest.at[v], u), u, largest.at[v]);
+      u.store(score);
     }
   }
+  return largest;
 }
 
 // Turns exponents into weights in place and joins the block with what came before.
-template <int lanes>
-void float_weights(const FloatBlock& b, const float* largest) {
-  constexpr float kLowest = -__builtin_inff();
-  float base[lanes], sum[lanes];
-  for (int lane = 0; lane < lanes; ++lane) {
-    const float before = b.running_max[lane];
-    const float joined = largest[lane] > before ? largest[lane] : before;
+template <class Vector, int span>
+QFA_INLINE void float_weights(const FloatBlock& b, int first_lane,
+                              const Registers<Vector, span>& largest) {
+  const Vector lowest = Vector::spread(-__builtin_inff()), zero = Vector::spread(0.0f);
+  Vector base[span], keep[span], sum[span];
+  for (int v = 0; v < span; ++v) {
+    const int lane = first_lane + v * Vector::kWidth;
+    const Vector before = Vector::load(b.running_max + lane);
+    const Vector joined =
+        Vector::select(Vector::less(before, largest.at[v]), largest.at[v], before);
     // A lane that has seen nothing has every exponent at -inf; against 0 its weights are zero.
-    base[lane] = joined == kLowest ? 0.0f : joined;
-    b.keep[lane] = exp2_lane(before - base[lane]);
-    b.running_max[lane] = joined;
-    sum[lane] = 0.0f;
+    base[v] = Vector::select(Vector::equal(joined, lowest), zero, joined);
+    keep[v] = exp2_lanes(before - base[v]);
+    sum[v] = zero;
+    joined.store(b.running_max + lane);
+    keep[v].store(b.keep + lane);
   }
-  for (int j = 0; j < b.keys; ++j) {
-    float* scores = b.scores + j * kLanes;
-    for (int lane = 0; lane < lanes; ++lane) {
-      const float weight = exp2_lane(scores[lane] - base[lane]);
-      scores[lane] = weight;
-      sum[lane] += weight;
+  const int keys = b.keys;
+  float* scores = b.scores + first_lane;
+#pragma GCC unroll 4
+  for (int j = 0; j < keys; ++j) {
+    for (int v = 0; v < span; ++v) {
+      float* score = scores + j * kLanes + v * Vector::kWidth;
+      const Vector weight = exp2_lanes(Vector::load(score) - base[v]);
+      sum[v] = sum[v] + weight;
+      weight.store(score);
     }
   }
-  for (int lane = 0; lane < lanes; ++lane) {
-    b.running_sum[lane] = __builtin_fmaf(b.running_sum[lane], b.keep[lane], sum[lane]);
+  for (int v = 0; v < span; ++v) {
+    float* total = b.running_sum + first_lane + v * Vector::kWidth;
+    Vector::fma(Vector::load(total), keep[v], sum[v]).store(total);
   }
 }
 
-template <int lanes, bool capped>
+template <class Vector, int span, bool masked, bool capped>
 void float_lanes(const FloatBlock& b) {
-  float largest[lanes];
-  if (b.bias != nullptr || b.limits != nullptr) {
-    float_exponents<lanes, true, capped>(b, largest);
-  } else {
-    float_exponents<lanes, false, capped>(b, largest);
+  for (int lane = 0; lane < b.vectors * kVectorLanes; lane += span * Vector::kWidth) {
+    float_weights<Vector, span>(b, lane, float_exponents<Vector, span, masked, capped>(b, lane));
   }
-  float_weights<lanes>(b, largest);
 }
 
-inline void float_block(const FloatBlock& b) {
-  if (b.vectors == 1) {
-    b.cap > 0.0f ? float_lanes<kVectorLanes, true>(b) : float_lanes<kVectorLanes, false>(b);
+template <class Vector, int span>
+void float_block(const FloatBlock& b) {
+  const bool masked = b.bias != nullptr || b.limits != nullptr;
+  if (b.cap > 0.0f) {
+    float_lanes<Vector, span, true, true>(b);
+  } else if (masked) {
+    float_lanes<Vector, span, true, false>(b);
   } else {
-    b.cap > 0.0f ? float_lanes<kLanes, true>(b) : float_lanes<kLanes, false>(b);
+    float_lanes<Vector, span, false, false>(b);
   }
 }
 
