@@ -27,6 +27,11 @@ class Measured(Protocol):
         """Number of compared elements."""
         ...
 
+    @property
+    def problem(self) -> str:
+        """Why the operator did not run; empty if it did."""
+        ...
+
     def within(self, bound: float) -> bool:
         """True if the site may stay fused."""
         ...
@@ -86,6 +91,8 @@ def _fate(
     entry = plan.site(name)
     if entry is not None and entry.exempt:
         return SiteStatus.EXEMPT, entry.exempt
+    if error is not None and error.problem:
+        return SiteStatus.RESTORED, f"the operator does not run on it: {error.problem}"
     if error is not None and not error.compared:
         return SiteStatus.RESTORED, "its float output has no finite row to compare with"
     if error is not None and not error.within(bound):

@@ -55,6 +55,7 @@ class QuantFlashAttention(OpRun):
                 f"Q, K and V have {query.shape[1]}, {key.shape[1]} and {value.shape[1]} heads,"
                 f" the node says {heads} and {kv_heads}"
             )
+        _check_vectors(inputs, heads, len(query))
         if "past_key" in inputs:
             key = np.concatenate((inputs["past_key"], key), axis=2)
             value = np.concatenate((inputs["past_value"], value), axis=2)
@@ -94,6 +95,13 @@ def _split(array: Array, heads: int) -> Array:
     if array.ndim == 4:
         return array
     return array.reshape(*array.shape[:2], heads, -1).transpose(0, 2, 1, 3)
+
+
+def _check_vectors(inputs: Mapping[str, Array], heads: int, batch: int) -> None:
+    for name, most in (("sink", heads), ("kv_length", batch)):
+        given = inputs.get(name)
+        if given is not None and given.shape not in ((1,), (most,)):
+            raise ValueError(f"{name} has shape {given.shape}, expected ({most},)")
 
 
 def run_by_definition(

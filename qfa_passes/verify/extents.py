@@ -13,6 +13,7 @@ from qfa_passes.core.site import AttentionSite
 from qfa_passes.graph.dims import Dim, product
 from qfa_passes.graph.layout import Layout, canonical, viewed_shape
 from qfa_passes.graph.shapes import Shape
+from qfa_passes.verify.formulas import Formula
 from qfa_passes.verify.region import Region, Source
 
 _LOGIC: Final = ("And", "Or", "Xor", "Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual")
@@ -163,7 +164,9 @@ def assignments(
     for dim, role in roles:
         symbols.update(dict.fromkeys(sorted(symbols_of(solution(dim)) - symbols.keys()), role))
     everything = sorted({symbol for dim in dims for symbol in symbols_of(dim)} | symbols.keys())
-    free = sorted({symbol for dim in everything for symbol in symbols_of(solution(Dim.of(dim)))})
+    free = {symbol for dim in everything for symbol in symbols_of(solution(Dim.of(dim)))}
+    formulas = {symbol: found for symbol in free if (found := Formula.of(symbol)) is not None}
+    names = sorted(free.union(*(formula.names for formula in formulas.values())))
     seen: list[dict[str, int]] = []
     for choice in _CHOICES:
         chosen = dict(choice)
@@ -173,12 +176,23 @@ def assignments(
             chosen[QUERIES] = max(chosen[QUERIES], least)
         numbers = {
             symbol: chosen[symbols[symbol]] if symbol in symbols else 2 + place % 5
-            for place, symbol in enumerate(free)
+            for place, symbol in enumerate(names)
         }
-        found = {symbol: solution(Dim.of(symbol)).at(numbers) for symbol in everything} | numbers
-        if found not in seen:
-            seen.append(found)
-            yield found
+        numbers = _fitted(numbers, formulas)
+        result = {symbol: solution(Dim.of(symbol)).at(numbers) for symbol in everything} | numbers
+        if result not in seen:
+            seen.append(result)
+            yield result
+
+
+def _fitted(numbers: Mapping[str, int], formulas: Mapping[str, Formula]) -> dict[str, int]:
+    """Changes what formulas are of until they are what they are to be, or at least have a value."""
+    fitted = dict(numbers)
+    for symbol, formula in formulas.items():
+        fitted |= formula.solve(numbers[symbol], fitted)
+    for symbol, formula in formulas.items():
+        fitted[symbol] = formula.at(fitted) or 0
+    return fitted
 
 
 _CHOICES: Final = tuple(

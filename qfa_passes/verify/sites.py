@@ -15,6 +15,7 @@ from qfa_passes.core.formats import AttentionFormat
 from qfa_passes.core.model import LoadedModel
 from qfa_passes.core.site import AttentionSite
 from qfa_passes.core.weights import WeightStore
+from qfa_passes.errors import RuntimeFailureError
 from qfa_passes.runtime.session import create_session
 from qfa_passes.verify.metrics import ErrorAccumulator
 
@@ -45,12 +46,14 @@ class SiteError:
         max_abs: Largest difference.
         compared: Number of output elements compared.
         limit: NMSE that its format may have, whatever a user allows.
+        problem: Why the operator did not run; empty if it did.
     """
 
     nmse: float
     max_abs: float
     compared: int
     limit: float = math.inf
+    problem: str = ""
 
     def allowed(self, bound: float) -> float:
         """The smaller of ``bound`` and the limit."""
@@ -58,7 +61,7 @@ class SiteError:
 
     def within(self, bound: float) -> bool:
         """True if numbers were compared and their NMSE is allowed."""
-        return self.compared > 0 and self.nmse <= self.allowed(bound)
+        return not self.problem and self.compared > 0 and self.nmse <= self.allowed(bound)
 
 
 def measure_site(
@@ -82,18 +85,24 @@ def measure_site(
         threads: Threads of the runtime.
     """
     model = LoadedModel(replay, WeightStore(), None, "")
-    session = create_session(model, use_library=library, threads=threads)
-    names = [value.name for value in session.get_inputs()]
     total = ErrorAccumulator()
     compared = 0
+    try:
+        session = create_session(model, use_library=library, threads=threads)
+    except RuntimeFailureError as error:
+        return SiteError(math.inf, math.inf, 0, problem=error.why or error.what)
+    names = [value.name for value in session.get_inputs()]
     for values in runs:
         wanted = np.asarray(values[site.output])
-        (got,) = session.run([site.output], {name: values[name] for name in names})
+        try:
+            (got,) = session.run([site.output], {name: values[name] for name in names})
+        except Exception as error:  # ONNX Runtime's exceptions share no other base class
+            return SiteError(math.inf, math.inf, 0, problem=str(error))
         rows = np.isfinite(wanted).all(axis=-1)
         compared += int(rows.sum()) * wanted.shape[-1]
         total.update(wanted[rows], got[rows])
-    error = total.result()
-    return SiteError(error.nmse, error.max_abs, compared, _limit(site, replay))
+    measured = total.result()
+    return SiteError(measured.nmse, measured.max_abs, compared, _limit(site, replay))
 
 
 def _limit(site: AttentionSite, replay: ModelProto) -> float:
