@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Mapping
+from functools import lru_cache
 from itertools import count
 from math import prod
 from typing import Final
@@ -27,14 +28,14 @@ class Dim:
     def __init__(self, terms: Mapping[Monomial, int]) -> None:
         """Makes a polynomial from monomial -> coefficient."""
         self.terms = {monomial: factor for monomial, factor in terms.items() if factor}
-        self._key = tuple(sorted(self.terms.items()))
+        self._key: tuple[tuple[Monomial, int], ...] | None = None
 
     @staticmethod
     def of(value: int | str | Dim) -> Dim:
         """An extent from a number or a symbol."""
         if isinstance(value, Dim):
             return value
-        return Dim({(): value}) if isinstance(value, int) else Dim({(value,): 1})
+        return _number(int(value)) if isinstance(value, int) else _symbol(value)
 
     @staticmethod
     def parse(text: str) -> Dim:
@@ -89,15 +90,22 @@ class Dim:
             return self.value != number
         return number < 0 and self.non_negative
 
+    @property
+    def key(self) -> tuple[tuple[Monomial, int], ...]:
+        """The terms in order; equal for equal extents."""
+        if self._key is None:
+            self._key = tuple(sorted(self.terms.items()))
+        return self._key
+
     def __eq__(self, other: object) -> bool:
         """Equality of polynomials."""
         if isinstance(other, int):
             return self.value == other
-        return isinstance(other, Dim) and self._key == other._key
+        return self is other or (isinstance(other, Dim) and self.terms == other.terms)
 
     def __hash__(self) -> int:
         """Hash consistent with equality among extents."""
-        return hash(self._key)
+        return hash(self.key)
 
     def __add__(self, other: Dim) -> Dim:
         """Sum."""
@@ -116,6 +124,8 @@ class Dim:
 
     def __mul__(self, other: Dim) -> Dim:
         """Product."""
+        if other is _ONE or self is _ONE:
+            return self if other is _ONE else other
         terms: dict[Monomial, int] = {}
         for left, a in self.terms.items():
             for right, b in other.terms.items():
@@ -158,7 +168,7 @@ class Dim:
         if not self.terms:
             return "0"
         parts = []
-        for monomial, factor in self._key:
+        for monomial, factor in self.key:
             symbols = "*".join(monomial)
             parts.append(
                 str(factor) if not symbols else symbols if factor == 1 else f"{factor}*{symbols}"
@@ -197,9 +207,22 @@ def _polynomial(tree: ast.expr) -> Dim | None:
     return left * right if isinstance(tree.op, ast.Mult) else None
 
 
+@lru_cache(maxsize=65536)
+def _number(value: int) -> Dim:
+    return Dim({(): value})
+
+
+@lru_cache(maxsize=4096)
+def _symbol(name: str) -> Dim:
+    return Dim({(name,): 1})
+
+
+_ONE: Final = _number(1)
+
+
 def product(dims: tuple[Dim, ...]) -> Dim:
     """The product of extents; 1 for none."""
-    result = Dim.of(1)
+    result = _ONE
     for dim in dims:
         result = result * dim
     return result

@@ -34,7 +34,7 @@ class RaiseShapes(GraphPass):
 
     def run(self, graph: Graph) -> int:
         """Moves every Shape that reads scores or weights of attention to what these are made of."""
-        asked = [node for node in graph.nodes if is_op(node, "Shape")]
+        asked = [node for node in graph.nodes if is_op(node, "Shape") and _is_near(node.inputs[0])]
         if not asked:
             return 0
         shapes = infer_shapes(graph)
@@ -144,6 +144,22 @@ def _is_plain(node: gs.Node, shapes: ShapeMap) -> bool:
     if left is None or right is None:
         return False
     return len(left) == len(right) >= 2 and left[:-2] == right[:-2]
+
+
+def _is_near(tensor: gs.Tensor) -> bool:
+    """True if the value may be scores or weights: a softmax is a few nodes above or below."""
+    seen: set[int] = set()
+    pending = [tensor]
+    while pending and len(seen) < _MOST_NODES:
+        node = producer(pending.pop())
+        if node is None or id(node) in seen:
+            continue
+        seen.add(id(node))
+        if is_op(node, "Softmax"):
+            return True
+        if node.op in _KEEPING:
+            pending.extend(node.inputs)
+    return _feeds_softmax(tensor)
 
 
 def _feeds_softmax(tensor: gs.Tensor) -> bool:
