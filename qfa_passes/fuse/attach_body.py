@@ -36,7 +36,9 @@ def attach_body(proto: ModelProto, channels: int | None) -> int:
         proto.functions.remove(function)
     if not found:
         return 0
-    ranks = {len(shape_of(entry, "query") or ()) for entry in found}
+    ranks = {
+        len(shape_of(entry, name) or ()) for entry in found for name in ("query", "key", "value")
+    }
     features = BodyFeatures.of(
         [entry.node for entry in found], opset_of(proto), channels, any_rank=ranks != {4}
     )
@@ -87,9 +89,8 @@ def _complete(proto: ModelProto, node: NodeProto, features: BodyFeatures, names:
             names.add(label)
         node.input[opspec.input_index(name)] = label
     _complete_attributes(node)
-    if features.presents:  # runtimes want as many results as the body has
-        for spec in opspec.OUTPUTS[len(node.output) :]:
-            node.output.append(f"{node.output[0]}/{spec.name}")
+    # Runtimes want as many results as the body has; those without a name cost nothing.
+    node.output.extend([""] * (len(features.output_names()) - len(node.output)))
 
 
 def _complete_attributes(node: NodeProto) -> None:

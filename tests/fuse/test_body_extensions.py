@@ -134,7 +134,7 @@ def check(sites: list[Site], outputs: list[Array]) -> None:
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize(("format", "opset"), list(product(["int8", "float"], [15, 18, 23, 26])))
+@pytest.mark.parametrize(("format", "opset"), list(product(["int8", "float"], [15, 26])))
 def test_reference_agrees(name: str, format: str, opset: int) -> None:
     sites = [with_format(site, format) for site in MODELS[name]]
     model, feeds = build_model(sites, opset)

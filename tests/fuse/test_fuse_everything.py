@@ -139,14 +139,25 @@ def test_blocks_that_share_their_keys_share_the_present_ones() -> None:
     assert [list(node.output) for node in nodes] == [["o", "present_k", "present_v"], ["o2"]]
 
 
+@LIBRARY
 @pytest.mark.parametrize("missing", ["present_key", "present_value"])
-def test_one_of_the_present_values_alone(missing: str) -> None:
+def test_one_of_the_present_values_alone(missing: str, library: bool) -> None:
     cache = replace(Cache("past_k", "past_v", "present_k", "present_v"), **{missing: None})
-    graph = Graph(golden("cached_block"))
-    FuseAttention([(replace(CACHED, cache=cache), INT8)], {})(graph)
-    (node,) = [node for node in graph.finish().graph.node if node.op_type == opspec.OP_TYPE]
-    wanted = {"present_key": ["o", "", "present_v"], "present_value": ["o", "present_k"]}[missing]
-    assert list(node.output) == wanted
+    site = replace(FLAT, cache=cache)
+    new, rng = operands(), np.random.default_rng(1)
+    past = {
+        "past_k": rng.standard_normal((2, 2, 30, 16)).astype(np.float32),
+        "past_v": rng.standard_normal((2, 2, 30, 8)).astype(np.float32),
+    }
+    inputs = {name: merged(x) for name, x in new.items()} | past
+    model = replay_model(site, INT8, None, inputs, 18)
+    (node,) = [node for node in model.graph.node if node.op_type == opspec.OP_TYPE]
+    wanted = {"present_key": ["o", "", "present_v"], "present_value": ["o", "present_k", ""]}
+    assert list(node.output) == wanted[missing]
+    output, present = replayed(site, inputs, library)
+    key, value = (np.concatenate([past[f"past_{letter}"], new[letter]], axis=2) for letter in "kv")
+    np.testing.assert_array_equal(present, value if missing == "present_key" else key)
+    assert nmse(output, merged(attention_float64(new["q"], key, value, scale=0.25))) < 5e-4
 
 
 LAYOUTS = {
