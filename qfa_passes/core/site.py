@@ -131,7 +131,7 @@ class AttentionSite:
         exporter: How it was written: ``decomposed`` or the operator, such as ``ai.onnx::Attention``.
         notes: What was seen on the way (repeated heads folded, NaN guard, scale split), for `inspect`.
         softcap: c > 0: the scaled score s counts as c * tanh(s / c), before masks; 0: none.
-        sink: Name of (H): the logit of one more key per head, whose value is zero; None: none.
+        sink: Name of H numbers in any shape: the logit of one more key per head, whose value is zero; None: none.
         cache: Earlier keys and values that the block joins itself; None if key and value are complete.
         output_views: Steps from (B, H, S, Dv) to the layout of ``output``.
         kind: Words such as ``self``, ``cross`` and ``MLA``, as far as they can be told; for `inspect`.

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from qfa_passes.core.site import AttentionSite
-from qfa_passes.core.view import merge_heads, split_heads
+from qfa_passes.core.view import View, ViewOp, merge_heads, split_heads
 from qfa_passes.fuse.element_types import FLOAT_TYPES, as_int64, element_type, widened
 from qfa_passes.graph.edit import emit, emit_views
 from qfa_passes.graph.ir import Graph
@@ -56,6 +56,8 @@ def lower_extras(
         inputs["kv_length"] = as_int64(graph, lengths, f"{site.name}/kv_length")
     if site.sink is not None:
         sink = tensors[site.sink]
+        if sink.shape is None or len(sink.shape) != 1:
+            sink = emit_views(graph, sink, (View(ViewOp.RESHAPE, (-1,)),), f"{site.name}/sink")
         known = element_type(sink) in FLOAT_TYPES
         inputs["sink"] = sink if known else widened(graph, sink, f"{site.name}/sink")
     return inputs

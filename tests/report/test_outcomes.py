@@ -30,6 +30,7 @@ GOOD, BAD = SiteError(1e-4, 0.1, 100), SiteError(2e-3, 0.1, 100)
         (NONE, BAD, "rewrite", SiteStatus.RESTORED, "NMSE 2.00e-03 is above the bound 5.00e-04"),
         (NONE, SiteError(float("nan"), 0, 9), "", SiteStatus.RESTORED, "NMSE nan is above"),
         (NONE, SiteError(0.0, 0.0, 0), "", SiteStatus.RESTORED, "no finite row"),
+        (NONE, SiteError(0.0, 0.0, 0, problem="no memory"), "", SiteStatus.RESTORED, "no memory"),
         (NONE, None, "", SiteStatus.EXEMPT, "left in float by the plan"),
         (Plan(), None, "", SiteStatus.EXEMPT, "left in float by the plan"),
         (EXEMPT, None, "", SiteStatus.EXEMPT, "excluded by name"),

@@ -158,3 +158,24 @@ def test_symbols_that_must_be_equal_are_found() -> None:
         if value.name == "keep":
             value.type.tensor_type.shape.dim[0].dim_param = "rows"
     assert prove(model, SITE).standing is Standing.PROVEN
+
+
+def test_sinks_in_another_shape() -> None:
+    model = everything()
+    for value in model.graph.input:
+        if value.name == "sink":
+            value.CopyFrom(onnx.helper.make_tensor_value_info("sink", 1, [1, 4, 1, 1]))
+    assert prove(model, SITE).standing is Standing.PROVEN
+
+
+def test_extents_that_follow_from_others_by_a_formula() -> None:
+    model = everything()
+    for value in model.graph.input:
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param == "S":
+                dim.dim_param = "((samples - 6)//8)"
+            if dim.dim_param == "N":
+                dim.dim_param = "Max(2, samples - 5)"
+    proof = prove(model, SITE)
+    assert proof.standing is Standing.PROVEN
+    assert "S 5, " in proof.sizes
