@@ -51,6 +51,12 @@ class Answer:
     problem: str = ""
 
 
+def runnable(task: Task) -> list[Sample]:
+    """The sample sets that the untouched file computes as torch does."""
+    samples = load_samples(Path(task.path).with_suffix(".npz"))
+    return samples if task.sets is None else [samples[index] for index in task.sets]
+
+
 def compared(
     result: onnx.ModelProto,
     task: Task,
@@ -69,9 +75,8 @@ def compared(
         result.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
     known = {value.name for value in session.get_inputs()}
-    samples = load_samples(Path(task.path).with_suffix(".npz"))
     errors = []
-    for sample in samples if task.sets is None else [samples[index] for index in task.sets]:
+    for sample in runnable(task):
         feeds = {name: array for name, array in sample.inputs.items() if name in known}
         outputs = session.run(list(sample.outputs), feeds)
         errors.append(_error(sample, outputs, quantized))
