@@ -16,8 +16,9 @@ from qfa_passes.normalize.fold_quantized_scalars import FoldQuantizedScalars
 from qfa_passes.normalize.fold_shapes import FoldShapes
 from qfa_passes.normalize.infer_types import InferTypes
 from qfa_passes.normalize.lift_constants import LiftConstants
-from qfa_passes.normalize.raise_shapes import RaiseShapes
 from qfa_passes.normalize.merge_casts import MergeCasts
+from qfa_passes.normalize.move_scales import MoveScales
+from qfa_passes.normalize.raise_shapes import RaiseShapes
 from qfa_passes.normalize.remove_identity import RemoveIdentity
 
 
@@ -32,6 +33,7 @@ def normalize_passes(keep: frozenset[str] = frozenset()) -> tuple[GraphPass, ...
         ExpandFused(keep),  # before shape folding, which then sees its shape arithmetic too
         RaiseShapes(),  # before shape folding, which then sees fewer values
         ExpandProducts(keep),
+        MoveScales(),  # after products are all MatMul
         FoldShapes(),  # last: needs the shapes of what remains
     )
 
