@@ -165,7 +165,10 @@ def assignments(
         symbols.update(dict.fromkeys(sorted(symbols_of(solution(dim)) - symbols.keys()), role))
     everything = sorted({symbol for dim in dims for symbol in symbols_of(dim)} | symbols.keys())
     free = {symbol for dim in everything for symbol in symbols_of(solution(Dim.of(dim)))}
-    formulas = {symbol: found for symbol in free if (found := Formula.of(symbol)) is not None}
+    likely_first = sorted(free, key=lambda symbol: (symbol not in symbols, symbol))
+    formulas = {
+        symbol: found for symbol in likely_first if (found := Formula.of(symbol)) is not None
+    }
     names = sorted(free.union(*(formula.names for formula in formulas.values())))
     seen: list[dict[str, int]] = []
     for choice in _CHOICES:
@@ -188,8 +191,12 @@ def assignments(
 def _fitted(numbers: Mapping[str, int], formulas: Mapping[str, Formula]) -> dict[str, int]:
     """Changes what formulas are of until they are what they are to be, or at least have a value."""
     fitted = dict(numbers)
+    settled: set[str] = set()
     for symbol, formula in formulas.items():
-        fitted |= formula.solve(numbers[symbol], fitted)
+        has_value = (formula.at(fitted) or 0) > 0
+        if not (has_value and formula.names <= settled):
+            fitted |= formula.solve(numbers[symbol], fitted)
+        settled |= formula.names
     for symbol, formula in formulas.items():
         fitted[symbol] = formula.at(fitted) or 0
     return fitted

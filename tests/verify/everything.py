@@ -33,7 +33,8 @@ def everything(heads: str = _INTERLEAVED, causal: str = UP_TO_SELF) -> ModelProt
          int64 one = {{1}}, int64[5] repeats = {{1, 1, 2, 1, 1}}, int64[4] heads = {{0, 4, -1, 8}},
          int64[3] column = {{1, 2, 3}}, int64[1] row = {{1}}, int64[1] ones = {{1}}, int64[4] sinks = {{1, 4, 1, 1}},
          int64 left = {{{LEFT}}}, float scale = {{{SCALE}}}, float cap = {{{SOFTCAP}}}, float ninf = {{-inf}},
-         int64[1] first = {{0}}, int64[1] last = {{-1}}, int64[1] end = {{3}}>
+         int64[1] first = {{0}}, int64[1] last = {{-1}}, int64[1] end = {{3}},
+         int64[1] four = {{4}}>
         {{
             q4 = Reshape(q3, split) q = Transpose<perm = [0, 2, 1, 3]>(q4)
             kk = Concat<axis = 2>(pk, k) vv = Concat<axis = 2>(pv, v)
@@ -48,9 +49,9 @@ def everything(heads: str = _INTERLEAVED, causal: str = UP_TO_SELF) -> ModelProt
             edge = Sub(p, left) above = GreaterOrEqual(j, edge) within = Less(j, l)
             m1 = And(below, above) m2 = And(m1, within) m = And(m2, keep)
             y = Where(m, biased, ninf)
-            sk = Reshape(sink, sinks) y0 = ReduceMax<keepdims = 1>(y, end) y1 = Shape(y0) se = Expand(sk, y1)
-            z = Concat<axis = -1>(y, se) w = Softmax<axis = -1>(z)
-            ws = Shape(y) wl = Gather(ws, end) ww = Slice(w, first, wl, end)
+            sk = Reshape(sink, sinks) b0 = Gather(shq, first) s0 = Gather(shq, row)
+            rows = Concat<axis = 0>(b0, four, s0, row) se = Expand(sk, rows)
+            z = Concat<axis = -1>(y, se) w = Softmax<axis = -1>(z) ww = Slice(w, first, last, end)
             o = MatMul(ww, vr) ot = Transpose<perm = [0, 2, 1, 3]>(o) o3 = Reshape(ot, merge)
         }}
         """
