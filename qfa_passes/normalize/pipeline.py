@@ -20,6 +20,7 @@ from qfa_passes.normalize.merge_casts import MergeCasts
 from qfa_passes.normalize.move_scales import MoveScales
 from qfa_passes.normalize.raise_shapes import RaiseShapes
 from qfa_passes.normalize.remove_identity import RemoveIdentity
+from qfa_passes.normalize.widen_masks import WidenMasks
 
 
 def normalize_passes(keep: frozenset[str] = frozenset()) -> tuple[GraphPass, ...]:
@@ -34,6 +35,7 @@ def normalize_passes(keep: frozenset[str] = frozenset()) -> tuple[GraphPass, ...
         RaiseShapes(),  # before shape folding, which then sees fewer values
         ExpandProducts(keep),
         MoveScales(),  # after products are all MatMul
+        WidenMasks(),
         FoldShapes(),  # last: needs the shapes of what remains
     )
 
