@@ -59,6 +59,17 @@ class Truth:
     every: bool
     bounds: tuple[Linear, ...]
 
+    @staticmethod
+    def all_of(*bounds: Linear) -> Truth:
+        """The conjunction of bounds, without those that are plain numbers."""
+        open_ = [bound for bound in bounds if bound.slopes or bound.constant.value is None]
+        closed = [bound.constant.value for bound in bounds if bound not in open_]
+        return (
+            NEVER
+            if any(number is None or number < 0 for number in closed)
+            else Truth(True, tuple(open_))
+        )
+
     def negated(self) -> Truth:
         """The opposite: x >= 0 becomes -x - 1 >= 0, as indices and lengths are integers."""
         return Truth(

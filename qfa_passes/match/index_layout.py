@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import onnx_graphsurgeon as gs
 
@@ -10,26 +10,68 @@ from qfa_passes.graph.constants import constant_value
 from qfa_passes.graph.dims import Dim
 from qfa_passes.graph.shape_values import IntTensor
 from qfa_passes.graph.shapes import Shape, ShapeMap
-from qfa_passes.match.index_algebra import Linear, Value, linears_of, moved
+from qfa_passes.match.index_algebra import Linear, Value, as_linear, linears_of, moved
 
 RENAMING = frozenset(
-    ("Reshape", "Unsqueeze", "Squeeze", "Flatten", "Expand", "Transpose", "Slice", "Gather")
+    (
+        "Reshape",
+        "Unsqueeze",
+        "Squeeze",
+        "Flatten",
+        "Expand",
+        "Tile",
+        "Transpose",
+        "Slice",
+        "Gather",
+        "GatherND",
+        "GatherElements",
+    )
 )
 
 
 def renamed(node: gs.Node, value: Value, shapes: ShapeMap) -> Value | None:
     """What a layout operator makes of the value of its first input."""
+    if isinstance(value, (int, float)):
+        return value  # the same everywhere
     before, after = shapes.shape(node.inputs[0]), shapes.shape(node.outputs[0])
-    if before is None or after is None:
-        return value if isinstance(value, (int, float)) else None
+    if before is None or after is None or node.op.startswith("Gather"):
+        return None
     if node.op == "Slice":
         return _sliced(node, value, before, shapes)
-    if node.op == "Gather":
-        return _gathered(node, value, before, shapes)
     places = _places(node, before, after)
-    if places is None:
-        return value if isinstance(value, (int, float)) else None
-    return moved(value, lambda linear: _with_axes(linear, places))
+    return None if places is None else moved(value, lambda linear: _with_axes(linear, places))
+
+
+def joined(node: gs.Node, values: Sequence[Value | None], shapes: ShapeMap) -> Value | None:
+    """Values put one after another: the same number, or linear ones of which each goes on where the last one ends."""
+    first = values[0]
+    if isinstance(first, (int, float)) and all(value == first for value in values):
+        return first
+    parts = [None if value is None else as_linear(value) for value in values]
+    inputs = [shapes.shape(tensor) for tensor in node.inputs]
+    shape = shapes.shape(node.outputs[0])
+    if shape is None or None in inputs:
+        return None
+    axis = len(shape) - 1 - int(node.attrs["axis"]) % len(shape)
+    extents = [own[-1 - axis] for own in inputs if own is not None]
+    # A part of one element says nothing of the slope along the axis; longer ones do.
+    telling = [part for part, extent in zip(parts, extents, strict=True) if extent != 1]
+    slopes = {part.slopes for part in telling or parts if part is not None}
+    if len(slopes) != 1:
+        return None
+    (slope,) = slopes
+    result, offset = None, Dim.of(0)
+    for part, extent in zip(parts, extents, strict=True):
+        if part is None:
+            return None
+        here = Linear(slope, part.constant - Dim.of(dict(slope).get(axis, 0)) * offset)
+        single = tuple(entry for entry in slope if entry[0] != axis)
+        if part.slopes not in (slope, single) or (part.slopes == single != slope and extent != 1):
+            return None
+        if result is not None and here != result:
+            return None
+        result, offset = here, offset + extent
+    return result
 
 
 def settled(value: Value, shape: Shape) -> Value | None:
@@ -65,7 +107,7 @@ def _places(node: gs.Node, before: Shape, after: Shape) -> dict[int, int] | None
     if node.op == "Transpose":
         perm = node.attrs.get("perm") or list(range(rank))[::-1]
         return {rank - 1 - axis: rank - 1 - place for place, axis in enumerate(perm)}
-    if node.op == "Expand":
+    if node.op in ("Expand", "Tile"):
         return {
             axis: axis
             for axis in range(min(rank, len(after)))
@@ -98,24 +140,6 @@ def _sliced(node: gs.Node, value: Value, before: Shape, shapes: ShapeMap) -> Val
             return None
         shifts[len(before) - 1 - axis % len(before)] = (first, step)
     return moved(value, lambda linear: _shifted(linear, shifts))
-
-
-def _gathered(node: gs.Node, value: Value, before: Shape, shapes: ShapeMap) -> Value | None:
-    axis = int(node.attrs.get("axis", 0)) % len(before)
-    index = shapes.content(node.inputs[1])
-    if index is None or not index.scalar:
-        return None
-    first = _from_start(index.items[0], before[axis])
-    if first is None:
-        return None
-    gone = len(before) - 1 - axis
-    places = {place: place - (place > gone) for place in range(len(before))}
-
-    def move(linear: Linear) -> Linear | None:
-        shifted = _shifted(linear, {gone: (first, 0)})
-        return _with_axes(shifted, places)
-
-    return moved(value, move)
 
 
 def _shifted(linear: Linear, shifts: Mapping[int, tuple[Dim, int]]) -> Linear:

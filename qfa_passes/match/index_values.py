@@ -26,7 +26,8 @@ from qfa_passes.match.index_algebra import (
     as_choice,
     as_linear,
 )
-from qfa_passes.match.index_layout import RENAMING, keeps_extents, renamed, settled
+from qfa_passes.match.index_gather import gathered, gathered_nd
+from qfa_passes.match.index_layout import RENAMING, joined, keeps_extents, renamed, settled
 from qfa_passes.match.tables import table_value
 
 _DEEPEST: Final = 100
@@ -77,9 +78,13 @@ class IndexValues:
         if node is None or node.domain or len(node.outputs) != 1:
             return None
         value = self._apply(node, depth + 1)
-        if value is None or isinstance(value, (int, float)):
-            return value
-        return None if shape is None else settled(value, shape)
+        if value is not None and shape is not None:
+            value = settled(value, shape)
+        if isinstance(value, Linear) and not value.slopes and value.constant.value is not None:
+            return _length(value.constant, tensor)
+        if isinstance(value, Choice) and value.where in (ALWAYS, NEVER):
+            return value.yes if value.where == ALWAYS else value.no
+        return value if shape is not None or isinstance(value, (int, float)) else None
 
     def _apply(self, node: gs.Node, depth: int) -> Value | None:
         if node.op == "Range":
@@ -98,11 +103,16 @@ class IndexValues:
                 if operand is None or own is None or not keeps_extents(operand, own, result):
                     return None
             return _combine(node.op, [operand for operand in operands if operand is not None])
+        if node.op == "Concat":
+            return joined(node, [self.value(tensor, depth) for tensor in node.inputs], self._shapes)
         if node.op not in RENAMING and node.op not in _OF_ONE:
             return None
         value = self.value(node.inputs[0], depth)
         if value is None:
             return None
+        if node.op in ("Gather", "GatherND") and not isinstance(value, (int, float)):
+            gather = gathered if node.op == "Gather" else gathered_nd
+            return gather(node, value, lambda tensor: self.value(tensor, depth), self._shapes)
         if node.op in RENAMING:
             return renamed(node, value, self._shapes)
         return _OF_ONE[node.op](self, node, value)
@@ -117,7 +127,9 @@ class IndexValues:
         return None if slope is None else Linear.of({0: slope}, first.constant)
 
     def _cumsum(self, node: gs.Node, value: Value) -> Value | None:
-        """Ones, summed up along an axis, count from 1."""
+        """Ones, summed up along an axis, count from 1; zeros stay zeros."""
+        if value == 0:
+            return 0
         axis, rank = self.value(node.inputs[1]), self._shapes.rank(node.inputs[0])
         place = None if axis is None else as_linear(axis)
         if value != 1 or node.attrs.get("reverse", 0) or place is None or rank is None:
@@ -249,7 +261,7 @@ def _compare(op: str, left: Value, right: Value) -> Truth | None:
         "Greater": (above.plus(one),),
         "GreaterOrEqual": (above,),
     }
-    return Truth(True, bounds[op])
+    return Truth.all_of(*bounds[op])
 
 
 def _calculate(op: str, left: Value, right: Value) -> Value | None:

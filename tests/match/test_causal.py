@@ -12,7 +12,8 @@ from tests.match.oracle import check_site
 SQUARE = "float[B,4,S,8] q, float[B,4,S,8] k, float[B,4,S,6] v"
 CONSTANTS = (
     "int64 i0 = {0}, int64 i1 = {1}, int64 i2 = {2}, int64 i3 = {3}, int64 i16 = {16},"
-    "int64[1] a0 = {0}, int64[1] a1 = {1}, int64[1] a2 = {2}, int64[1] a3 = {3}, int64[1] end = {9223372036854775807},"
+    "int64[1] a0 = {0}, int64[1] a1 = {1}, int64[1] a2 = {2}, int64[1] a3 = {3}, int64[1] a4 = {4}, int64[2] a01 = {0, 1},"
+    "int64[1] end = {9223372036854775807},"
     "float ninf = {-inf}, float low = {-3.4028234e38}, float small = {-10000.0}, float zero = {0.0}, float one = {1.0}"
 )
 INDEX = """
@@ -129,6 +130,16 @@ BANDS = {
         f"{INDEX} d = Sub(i, j) m1 = Less(d, i0) m2 = Greater(d, i3) h = Or(m1, m2) m = Not(h)",
         Mask(causal=True, left_window=3),
     ),
+    "positions gathered": (
+        f"{INDEX} g = Gather<axis=0>(rj, i) m = LessOrEqual(j, g)",
+        Mask(causal=True),
+    ),
+    "positions by index pairs": (
+        f"""{INDEX} two = Concat<axis=0>(u, u) u = Unsqueeze(rj, a0) st = Shape(x) i4 = Unsqueeze(i, a01)
+        z4 = Mul(i4, i0) pair4 = Unsqueeze(i4, a4) zero4 = Unsqueeze(z4, a4) at = Concat<axis=-1>(zero4, pair4)
+        g = GatherND(two, at) m = LessOrEqual(j, g)""",
+        Mask(causal=True),
+    ),
     "trilu twice": (
         f"""{ONES} below = Trilu<upper=0>(ones) back = Neg(i2) both = Trilu<upper=1>(below, back)
         m = Cast<to=9>(both)""",
@@ -147,6 +158,8 @@ def test_band(name: str, sizes: Mapping[str, int]) -> None:
 
 CACHED = {
     "added": "n = Add(i, P) m = LessOrEqual(j, n)",
+    "joined": """r1 = Range(i0, P, i1) r2 = Range(P, T, i1) r = Concat<axis=0>(r1, r2) c = Unsqueeze(r, a0)
+        n = Add(i, P) m = LessOrEqual(c, n)""",
     "from a range": "r = Range(P, T, i1) n = Unsqueeze(r, a1) m = LessOrEqual(j, n)",
     "counted": """t1 = Slice(ks, a2, a3) ones = ConstantOfShape<value = int64[1] {1}>(t1) c = CumSum(ones, i0)
         z = Sub(c, i1) P1 = Unsqueeze(P, a0) T1 = Unsqueeze(T, a0) l = Slice(z, P1, T1, a0) n = Unsqueeze(l, a1)
@@ -165,6 +178,15 @@ def test_lengths_of_a_cache(name: str) -> None:
     before = "k = Concat<axis=2>(pk, nk) v = Concat<axis=2>(pv, nv)"
     block = replace(masked(nodes, inputs), before=before)
     assert check_site(block.model(), {"P": 3}).mask == AT_END
+
+
+def test_positions_that_tell_packed_sequences_apart() -> None:
+    """A new sequence starts where a position is not the last one plus 1: nowhere, for positions from a range."""
+    nodes = f"""{INDEX} n1 = Neg(i1) m1 = Unsqueeze(n1, a0) l = Concat<axis=0>(m1, ri) st = Unsqueeze(S, a0)
+        before = Slice(l, a0, st, a0) step = Sub(ri, before) e = Equal(step, i1) starts = Not(e)
+        c = Cast<to=7>(starts) row = CumSum(c, i0) rows = Unsqueeze(row, a1) columns = Unsqueeze(row, a0)
+        same = Equal(rows, columns) le = LessOrEqual(j, i) m = And(same, le) y = Where(m, x, ninf)"""
+    assert check_site(masked(nodes, SQUARE).model(), {"S": 6}).mask == CAUSAL
 
 
 def test_soft_triangle_at_the_end_needs_as_many_keys_as_queries() -> None:
@@ -245,6 +267,10 @@ NOT_TRIANGLES = {
     "window that the length sets": f"""{INDEX} n = Sub(i, T) n2 = Add(n, S) m = Greater(j, n2)
         m2 = LessOrEqual(j, i) m3 = And(m, m2) m4 = Or(m3, m3) n5 = Not(m4) c = Cast<to=7>(n5) e = Equal(c, i1)
         y = Where(e, ninf, x)""",
+    "positions gathered from the end": f"""{INDEX} n = Sub(i, i1) g = Gather<axis=0>(rj, n) m = LessOrEqual(j, g)
+        y = Where(m, x, ninf)""",
+    "positions joined with a gap": f"""{INDEX} f0 = Slice(ri, a0, a1) r1 = Slice(ri, a2, end)
+        r = Concat<axis=0>(f0, f0, r1) pos = Unsqueeze(r, a1) m = LessOrEqual(j, pos) y = Where(m, x, ninf)""",
     "of the queries alone": f"{INDEX} m = Less(i, i3) y = Where(m, x, ninf)",
     "of the keys alone": f"{INDEX} m = Less(j, i3) y = Where(m, x, ninf)",
     "every second key": f"{INDEX} n = Add(j, j) m = LessOrEqual(n, i) y = Where(m, x, ninf)",
