@@ -12,8 +12,8 @@ from tests.match.oracle import check_site
 SQUARE = "float[B,4,S,8] q, float[B,4,S,8] k, float[B,4,S,6] v"
 CONSTANTS = (
     "int64 i0 = {0}, int64 i1 = {1}, int64 i2 = {2}, int64 i3 = {3}, int64 i16 = {16},"
-    "int64[1] a0 = {0}, int64[1] a1 = {1}, int64[1] a2 = {2}, int64[1] a3 = {3}, int64[1] a4 = {4}, int64[2] a01 = {0, 1},"
-    "int64[1] end = {9223372036854775807},"
+    "int64[1] a0 = {0}, int64[1] a1 = {1}, int64[1] a2 = {2}, int64[1] a3 = {3}, int64[1] a4 = {4},"
+    "int64[2] a01 = {0, 1}, int64[1] end = {9223372036854775807},"
     "float ninf = {-inf}, float low = {-3.4028234e38}, float small = {-10000.0}, float zero = {0.0}, float one = {1.0}"
 )
 INDEX = """
