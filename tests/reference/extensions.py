@@ -35,7 +35,7 @@ def cases() -> Iterator[Case]:
             name = f"softcap {softcap:g}, scores {scale / 0.125:g}x"
             yield Case(name, scale, end, {"softcap": softcap})
     for logit in (0.0, 4.0, 8.0):
-        yield Case(f"sink of {logit:g} nats", masking=end, more={"sink": np.full(4, logit)})
+        yield Case(f"sink of {logit:g} nats", masking=end, more={"sink": np.full(2, logit)})
     for window in (16, 128):
         masking = Masking(causal=True, queries_at_end=True, left_window=window)
         yield Case(f"window of {window} keys", masking=masking)
