@@ -10,7 +10,7 @@ from qfa_passes.core.outcome import Standing
 from qfa_passes.core.passes import Contract
 from qfa_passes.core.site import AttentionSite, Mask, MaskKind, MaskTerm
 from tests.match.blocks import Block, find, normalized
-from tests.match.test_metamorphic import rich
+from tests.metamorphic.models import rich
 from tests.verify.everything import SITE, everything
 from tests.verify.proving import prove, prover
 from tests.verify.test_proof_mutations import WINDOW, WINDOWED
