@@ -30,6 +30,8 @@ class GraphPass(ABC):
         """Runs the pass with its checks."""
         self.requires(graph)
         changes = self.run(graph)
+        if changes:
+            graph.sort()  # a pass appends what it makes; the next one may count on the order
         self.ensures(graph)
         return PassResult(self.name, changes)
 

@@ -93,7 +93,7 @@ class Graph:
         return name
 
     def add(self, node: gs.Node) -> None:
-        """Appends a node; `finish` puts it in order."""
+        """Appends a node; `sort` puts it in order."""
         self.gs.nodes.append(node)
 
     def imported(self) -> Iterator[NodeProto]:
@@ -109,6 +109,10 @@ class Graph:
             if any(value is tensor for value in captured):
                 return True
         return False
+
+    def sort(self) -> None:
+        """Puts nodes into an order in which each follows what it reads."""
+        _sort(self.gs)
 
     def finish(self) -> ModelProto:
         """Removes dead nodes, orders the rest and returns the model as a new shell."""

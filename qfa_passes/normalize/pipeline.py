@@ -15,6 +15,7 @@ from qfa_passes.normalize.expand_products import ExpandProducts
 from qfa_passes.normalize.fold_quantized_scalars import FoldQuantizedScalars
 from qfa_passes.normalize.fold_shapes import FoldShapes
 from qfa_passes.normalize.infer_types import InferTypes
+from qfa_passes.normalize.join_softmax import JoinSoftmax
 from qfa_passes.normalize.lift_constants import LiftConstants
 from qfa_passes.normalize.merge_casts import MergeCasts
 from qfa_passes.normalize.move_scales import MoveScales
@@ -31,6 +32,7 @@ def normalize_passes(keep: frozenset[str] = frozenset()) -> tuple[GraphPass, ...
         MergeCasts(),  # leaves casts that do nothing
         RemoveIdentity(),  # before shape folding, so that it sees fewer nodes
         FoldQuantizedScalars(),
+        JoinSoftmax(),  # before passes that look for a softmax
         ExpandFused(keep),  # before shape folding, which then sees its shape arithmetic too
         RaiseShapes(),  # before shape folding, which then sees fewer values
         ExpandProducts(keep),
