@@ -30,12 +30,15 @@ class GraphPass(ABC):
         """Runs the pass with its checks."""
         self.requires(graph)
         changes = self.run(graph)
-        if changes:
-            graph.sort()  # a pass appends what it makes; the next one may count on the order
         self.ensures(graph)
         return PassResult(self.name, changes)
 
 
 def run_passes(graph: Graph, passes: Iterable[GraphPass]) -> list[PassResult]:
-    """Runs passes in order."""
-    return [graph_pass(graph) for graph_pass in passes]
+    """Runs passes in order; a pass appends the nodes that it makes, and the next one finds them in their places."""
+    results: list[PassResult] = []
+    for graph_pass in passes:
+        if results and results[-1].modified:
+            graph.sort()
+        results.append(graph_pass(graph))
+    return results
