@@ -44,7 +44,7 @@ def transform(x: npt.ArrayLike) -> npt.NDArray[np.float32]:
     length = block_length(values.shape[-1])
     stride = 1
     while stride < length:
-        pairs = values.reshape(*values.shape[:-1], -1, 2, stride)
+        pairs = values.reshape(*values.shape[:-1], values.shape[-1] // (2 * stride), 2, stride)
         low, high = pairs[..., 0, :], pairs[..., 1, :]
         with np.errstate(invalid="ignore"):  # infinities of opposite sign: the row turns into NaN
             values = np.stack((low + high, low - high), axis=-2).reshape(values.shape)

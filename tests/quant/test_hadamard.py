@@ -43,3 +43,7 @@ def test_dot_products_grow_by_the_block_length() -> None:
     a, b = rng.standard_normal((2, 96)).astype(np.float32)
     rotated = hadamard.transform(a) @ hadamard.transform(b)
     np.testing.assert_allclose(rotated, 32 * (a @ b), rtol=1e-4, atol=1e-3)
+
+
+def test_no_rows_stay_no_rows() -> None:
+    assert hadamard.transform(np.zeros((2, 3, 0, 24), np.float32)).shape == (2, 3, 0, 24)
