@@ -19,7 +19,7 @@ from qfa_passes.opened import Scope
 from qfa_passes.plan.choose import Candidate, candidates, choose, draft_plan
 from qfa_passes.plan.fit import fit_plan
 from qfa_passes.plan.plan_file import check_plan, read_plan
-from qfa_passes.rewrite.insert_qdq import shared_view
+from qfa_passes.rewrite.own_views import blocked_view
 from qfa_passes.verify.sites import SiteError
 
 Errors = dict[str, SiteError]
@@ -46,7 +46,7 @@ def left_in_float(scope: Scope, options: Options) -> dict[str, str]:
         if options.attention is AttentionFormat.FLOAT:  # no Q/DQ pair will reach anybody
             continue
         for operand in (site.query, site.key, site.value):
-            outsider = shared_view(graph, operand)
+            outsider = blocked_view(graph, operand)
             if outsider is not None:
                 exempt[site.name] = f"{outsider} reads a reshaped Q, K or V of this block too"
     return exempt

@@ -11,10 +11,11 @@ from onnx import TensorProto
 
 from qfa_passes.core.passes import Contract
 from qfa_passes.core.plan import StaticScales
-from qfa_passes.core.site import AttentionSite, Operand
+from qfa_passes.core.site import AttentionSite
 from qfa_passes.graph.edit import constant, emit
 from qfa_passes.graph.graph_pass import GraphPass
-from qfa_passes.graph.ir import Graph, is_op
+from qfa_passes.graph.ir import Graph
+from qfa_passes.rewrite.own_views import own_views
 
 CENTRE: Final = 128
 """Zero point of the uint8 codes. ONNX Runtime 1.31 fails to load int8 pairs in front of a Transpose at opset 21 and
@@ -26,7 +27,8 @@ class InsertQdq(GraphPass):
 
     Before: ``s = MatMul(q, kt)``.
     After: ``qq = QuantizeLinear(q, step, 128)``, ``qd = DequantizeLinear(qq, step, 128)``, ``s = MatMul(qd, kt)``;
-    likewise for K and V, each where the canonical (B, heads, rows, channels) value is.
+    likewise for K and V, each where the canonical (B, heads, rows, channels) value is. Views that others read too are
+    doubled first (own_views.py).
 
     A float16 or bfloat16 value is cast to float32 and back around its pair: QuantizeLinear takes float16 from opset 19
     on only, and a small step would vanish in it; ONNX Runtime takes no bfloat16.
@@ -51,29 +53,11 @@ class InsertQdq(GraphPass):
             ):
                 if operand.scale is None:
                     step = float(np.max(steps))
-                    _insert(
-                        graph,
-                        nodes[operand.path[0]],
-                        tensors[operand.tensor],
-                        step,
-                        f"{site.name}/{letter}",
-                    )
+                    stem = f"{site.name}/{letter}"
+                    consumer = own_views(graph, nodes, operand, stem)
+                    _insert(graph, consumer, tensors[operand.tensor], step, stem)
                     changes += 1
         return changes
-
-
-def shared_view(graph: Graph, operand: Operand) -> str | None:
-    """Tells who reads an operand's view from outside the block, so that a Q/DQ pair would reach it too."""
-    nodes = graph.node_index()
-    outputs = {id(tensor) for tensor in graph.gs.outputs}
-    for upper, lower in zip(operand.path, operand.path[1:], strict=False):
-        for tensor in nodes[upper].outputs:
-            if id(tensor) in outputs:
-                return f"the model output '{tensor.name}'"
-            for consumer in tensor.outputs:
-                if consumer.name != lower and not is_op(consumer, "Shape"):
-                    return f"node '{consumer.name}'"
-    return None
 
 
 def _insert(graph: Graph, consumer: gs.Node, tensor: gs.Tensor, step: float, stem: str) -> None:

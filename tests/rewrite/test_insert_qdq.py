@@ -13,7 +13,6 @@ from qfa_passes.core.plan import StaticScales
 from qfa_passes.core.site import AttentionSite, Operand
 from qfa_passes.graph.ir import Graph
 from qfa_passes.rewrite import InsertQdq
-from qfa_passes.rewrite.insert_qdq import shared_view
 from tests.operator.sessions import LEVELS, run
 from tests.reference.attention_cases import nmse
 from tests.reference.golden_graphs import GROUPED_SITE, assert_golden, golden
@@ -140,25 +139,3 @@ def test_one_tensor_as_query_key_and_value_gets_three_pairs() -> None:
     assert changes == 3
     (attention,) = [node for node in result.graph.node if node.op_type == "Attention"]
     assert list(attention.input) == [f"attention/{x}_dequantize_output" for x in "qkv"]
-
-
-def test_view_that_others_read_is_told() -> None:
-    model = golden("grouped_block")
-    assert shared_view(Graph(model), GROUPED_SITE.key) is None
-    model.graph.node.append(helper.make_node("Relu", ["k_many"], ["seen"], "reader"))
-    model.graph.output.append(helper.make_tensor_value_info("seen", TensorProto.FLOAT, None))
-    assert shared_view(Graph(model), GROUPED_SITE.key) == "node 'reader'"
-    assert shared_view(Graph(model), GROUPED_SITE.value) is None
-
-
-def test_view_that_is_an_output_is_told() -> None:
-    model = golden("grouped_block")
-    model.graph.output.append(helper.make_tensor_value_info("v_heads", TensorProto.FLOAT, None))
-    assert shared_view(Graph(model), GROUPED_SITE.value) == "the model output 'v_heads'"
-
-
-def test_reading_only_the_shape_of_a_view_is_no_matter() -> None:
-    model = golden("grouped_block")
-    model.graph.node.append(helper.make_node("Shape", ["k_many"], ["sizes"], "measure"))
-    model.graph.output.append(helper.make_tensor_value_info("sizes", TensorProto.INT64, None))
-    assert shared_view(Graph(model), GROUPED_SITE.key) is None
