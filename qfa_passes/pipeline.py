@@ -24,7 +24,7 @@ from qfa_passes.core.model import LoadedModel
 from qfa_passes.core.outcome import Proof, Report, StageTiming
 from qfa_passes.core.plan import Plan
 from qfa_passes.core.site import AttentionSite
-from qfa_passes.errors import NothingMatchedError, QfaError
+from qfa_passes.errors import InvalidDataError, NothingMatchedError, QfaError
 from qfa_passes.evidence import HELD_RUNS
 from qfa_passes.fuse.attach_body import attach_body, present_channels
 from qfa_passes.fusing import fuse, mark
@@ -106,9 +106,7 @@ class Run:
             if not idle:
                 break
             # What was written out for nothing stays as the source has it: once more, without writing it out.
-            self._left.add(
-                idle, scopes, plan, errors, self.options.max_error, calibration.proofs
-            )
+            self._left.add(idle, scopes, plan, errors, self.options.max_error, calibration.proofs)
         with self._stage("verify"):
             self._verify(scopes, result, calibration)
         plan = self._left.completed(plan)
@@ -125,7 +123,7 @@ class Run:
             with self._stage("normalize"):
                 scopes = open_model(self.source, self._left.origins)
             with self._stage("match"):
-                scopes = match_scopes(scopes, self._left.origins)
+                scopes = match_scopes(scopes, self._left.origins | self._left.outcomes.keys())
             self._left.see([entry for scope in scopes for entry in scope.found])
             exempt: dict[str, str] = {}
             for scope in scopes:
@@ -204,7 +202,10 @@ class Run:
         """The inputs to run the float model on; says in the report what they are."""
         data = self.data
         if data is None:
-            data = seeded_data(normal.proto, seed=self.options.seed, samples=HELD_RUNS)
+            try:
+                data = seeded_data(normal.proto, seed=self.options.seed, samples=HELD_RUNS)
+            except InvalidDataError as error:  # blocks are verified alone then, on random Q, K and V
+                data = DataSet((), error.what, seeded=True)
             self._warn(
                 "no calibration data: sites are verified on seeded random inputs; give --calib for real ones"
             )
