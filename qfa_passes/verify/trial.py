@@ -21,7 +21,7 @@ from qfa_passes.runtime.session import create_session
 from qfa_passes.verify.definition import QuantFlashAttention, run_by_definition
 from qfa_passes.verify.draws import draw
 from qfa_passes.verify.region import Region, Source, region_model
-from qfa_passes.verify.widen import pass_pairs, widen, widened_site
+from qfa_passes.verify.widen import pass_pairs, round_constants, widen, widened_site
 
 Array = npt.NDArray[Any]
 Replay = Callable[[AttentionSite, Mapping[str, Array]], ModelProto]
@@ -95,6 +95,7 @@ class Trial:
         proto = region_model(source, region, extents)
         pass_pairs(proto)
         widen(proto)
+        round_constants(proto, source.types, self._shaped)
         self._run_block = _runner(proto)
 
     def run(self, replay: Replay, generator: np.random.Generator, *, hidden: bool) -> Run:
@@ -140,35 +141,29 @@ def _runner(proto: ModelProto) -> Callable[[Mapping[str, Array]], list[Array]]:
             model, use_library=False, threads=1, optimization="none", prepack=False
         )
     except QfaError as refused:
-        return _by_reference(proto, refused)
+        return _by_reference(proto, f"ONNX Runtime does not load it ({refused.why})")
     names = [value.name for value in session.get_inputs()]
 
     def run(feeds: Mapping[str, Array]) -> list[Array]:
         try:
             outputs: list[Array] = session.run(None, {name: feeds[name] for name in names})
         except Exception as error:  # ONNX Runtime's exceptions share no other base class
-            raise TrialError(f"ONNX Runtime does not run it: {error}") from error
+            return _by_reference(proto, f"ONNX Runtime does not run it ({error})")(feeds)
         return outputs
 
     return run
 
 
-def _by_reference(
-    proto: ModelProto, refused: QfaError
-) -> Callable[[Mapping[str, Array]], list[Array]]:
+def _by_reference(proto: ModelProto, refused: str) -> Callable[[Mapping[str, Array]], list[Array]]:
     try:
         evaluator = ReferenceEvaluator(proto)
     except Exception as error:
-        raise TrialError(
-            f"neither ONNX Runtime nor onnx.reference loads it: {refused.why}"
-        ) from error
+        raise TrialError(f"{refused}, onnx.reference does not load it: {error}") from error
 
     def run(feeds: Mapping[str, Array]) -> list[Array]:
         try:
             return list(evaluator.run(None, dict(feeds)))
         except Exception as error:
-            raise TrialError(
-                f"ONNX Runtime does not load it ({refused.why}), onnx.reference does not run it: {error}"
-            ) from error
+            raise TrialError(f"{refused}, onnx.reference does not run it: {error}") from error
 
     return run

@@ -5,11 +5,12 @@ What a block computes shows without them; what they cost is measured elsewhere.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Final
 
 import numpy as np
-from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from qfa_passes.core.site import AttentionSite, Operand
 from qfa_passes.core.view import View, ViewOp, Views
@@ -33,6 +34,36 @@ def widen(proto: ModelProto) -> None:
     for function in proto.functions:
         for node in function.node:
             _widen_node(node)
+
+
+def round_constants(proto: ModelProto, types: Mapping[str, int], fixed: Collection[str]) -> None:
+    """Lets what a widened model computes of nothing but ``fixed`` values be rounded as it was, in place.
+
+    A scale that is computed in half precision is the rounded number: that is no loss but what the model says.
+
+    Args:
+        proto: The model.
+        types: ONNX element types of its values before, by name.
+        fixed: Names of inputs that are the same in every run.
+    """
+    known = {*fixed, *(tensor.name for tensor in proto.graph.initializer)}
+    nodes: list[NodeProto] = []
+    for node in proto.graph.node:
+        nodes.append(node)
+        read = node.input[:1] if node.op_type == "CastLike" else node.input  # the other says a type
+        if any(name not in known for name in read if name):
+            continue
+        known.update(node.output)
+        for position, name in enumerate(node.output):
+            kind = types.get(name)
+            if kind not in HALVES:
+                continue
+            wide, half = f"{name}/wide", f"{name}/half"
+            node.output[position] = wide
+            nodes.append(helper.make_node("Cast", [wide], [half], to=kind))
+            nodes.append(helper.make_node("Cast", [half], [name], to=TensorProto.FLOAT))
+    del proto.graph.node[:]
+    proto.graph.node.extend(nodes)
 
 
 def _widen_node(node: NodeProto) -> None:

@@ -67,11 +67,20 @@ def test_half_floats_are_proven_to_the_precision_of_floats(kind: str) -> None:
     assert prove(half_block(kind), replace(site, scale=0.2501)).standing is Standing.DISPROVEN
 
 
-def half_block(kind: str) -> ModelProto:
+@pytest.mark.parametrize(
+    ("kind", "rounded"), [("float16", 0.333251953125), ("bfloat16", 0.333984375)]
+)
+def test_a_scale_in_half_precision_is_the_rounded_one(kind: str, rounded: float) -> None:
+    site = replace(PLAIN, dtype=TensorProto.DataType.Value(kind.upper()), scale=rounded)
+    assert prove(half_block(kind, 1 / 3), site).standing is Standing.PROVEN
+    assert prove(half_block(kind, 1 / 3), replace(site, scale=1 / 3)).standing is Standing.DISPROVEN
+
+
+def half_block(kind: str, scale: float = 0.25) -> ModelProto:
     """Scores are scaled in half precision and pass the softmax in float32."""
     return Block(
         inputs=f"{kind}[B,4,S,8] q, {kind}[B,4,T,8] k, {kind}[B,4,T,6] v",
-        before="quarter = Constant<value_float = 0.25>() f = CastLike(quarter, q)",
+        before=f"c = Constant<value_float = {scale}>() f = CastLike(c, q)",
         scores="x0 = MatMul(q, kt) x = Mul(x0, f)",
         mask="y = Cast<to = 1>(x)",
         weights="w = CastLike(p, q)",
