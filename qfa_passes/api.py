@@ -102,7 +102,7 @@ def optimize(
         calibration: A .npz or .txt file or a DataSet; None uses seeded random inputs and says so.
         tokenizer: Of a .txt file: ``bytes`` or a tokenizer.json; None looks into the model's metadata and folder.
         stop_after: ``normalize``, ``rewrite`` (the Q/DQ graph) or ``fuse`` (the default).
-        verify: ``off``, ``fast`` (every site, and the outputs) or ``full`` (normalization too).
+        verify: ``off``, ``fast`` (every site proven and measured, and the outputs) or ``full`` (more runs, every pass).
         exclude: A regular expression or several; sites whose name matches stay in float.
         plan: Plan, or plan file, to obey.
         max_error: Largest NMSE of a site; beyond it the site stays in float.

@@ -83,7 +83,7 @@ def optimize(
     ] = None,
     verify: Annotated[
         VerifyLevel,
-        typer.Option("--verify", help="fast: sites and outputs; full: normalization too."),
+        typer.Option("--verify", help="fast: proves each block, compares outputs; full: more runs, each pass."),
     ] = VerifyLevel.FAST,
     exclude: Annotated[
         list[str] | None,

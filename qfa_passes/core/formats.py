@@ -32,7 +32,7 @@ class Rotation(StrEnum):
 
 
 class VerifyLevel(StrEnum):
-    """How much `optimize` checks: nothing, every site, or every site and the whole model."""
+    """How much `optimize` checks: nothing, every site and the outputs, or more of it and every pass."""
 
     OFF = "off"
     FAST = "fast"
