@@ -102,3 +102,14 @@ def test_command_line(tmp_path: Path, word: str) -> None:
     arguments = ["optimize", str(tmp_path / "model.onnx"), "-o", str(target), "--format", word]
     assert main([*arguments, "--quiet"]) == 0
     assert node_words(onnx.load(target), "compute_format") == {"float"}
+
+
+def test_a_model_that_is_partly_fused_keeps_its_format() -> None:
+    model, feed = DECODER.model(), DECODER.feeds()
+    first = api.optimize(model, format="float", exclude="1")
+    assert sorted(statuses(first)) == ["exempt", "fused"]
+    second = api.optimize(first.model, format="float")
+    assert fused_count(second.model) == 2
+    assert worst(outputs(second.model, feed), float_outputs(model, feed)) < BOUND
+    with pytest.raises(UnsupportedModelError, match="compute_format must agree"):
+        api.optimize(first.model, format="int8")
