@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from onnx import FunctionProto, ModelProto, NodeProto
 
 from qfa_passes.core.model import LoadedModel
-from qfa_passes.core.origin import origin_nodes, origin_of
 from qfa_passes.core.site import AttentionSite, Refusal
 from qfa_passes.graph.attention_hints import AttentionHints, called_functions, function_key
 from qfa_passes.graph.graph_pass import run_passes
@@ -21,6 +20,7 @@ from qfa_passes.graph.typed import typed
 from qfa_passes.match import find_sites
 from qfa_passes.normalize import normalize_passes, raise_opset
 from qfa_passes.normalize.inline_functions import inline_attention
+from qfa_passes.origins import origins_of, written_out
 
 Found = AttentionSite | Refusal
 
@@ -169,30 +169,39 @@ def matched(graph: Graph, prefix: str) -> list[Found]:
     ]
 
 
-def idle_origins(scopes: Sequence[Scope], used: Collection[str]) -> set[str]:
+def idle_origins(
+    scopes: Sequence[Scope], used: Collection[str], kept: Collection[str] = ()
+) -> set[str]:
     """Calls and operators of the source that were written out for nothing: no site in them is used.
 
     Args:
         scopes: The matched scopes.
         used: Names of the sites that are fused, or may be.
+        kept: What was not written out; nodes that look so all the same are the source's own.
     """
-    names = [name_of(entry) for scope in scopes for entry in scope.found]
-    idle = set(origin_nodes(names) - origin_nodes(used))
+    idle: set[str] = set()
+    for scope in scopes:
+        graph = scope.model.proto.graph
+        idle |= written_out(scope.prefix, graph)
+        for site in scope.sites:
+            if site.name in used:
+                idle -= origins_of(site, scope.prefix, graph)
     for call in (call for scope in scopes for call in scope.calls):
         inside = any(call.startswith(f"{outer}/") for outer in idle)
         if not inside and not any(name.startswith(call) for name in used):
             idle.add(call.removesuffix("/"))
-    return idle
+    return idle.difference(kept)
 
 
 def found_in(scopes: Sequence[Scope], origins: Collection[str]) -> list[Found]:
     """What was found in calls and operators of the source that were written out."""
     calls = tuple(f"{origin}/" for origin in origins)
     found = []
-    for entry in (entry for scope in scopes for entry in scope.found):
-        origin = origin_of(name_of(entry))
-        if name_of(entry).startswith(calls) or (origin is not None and origin.node in origins):
-            found.append(entry)
+    for scope in scopes:
+        for entry in scope.found:
+            own = origins_of(entry, scope.prefix, scope.model.proto.graph)
+            if name_of(entry).startswith(calls) or own & set(origins):
+                found.append(entry)
     return found
 
 

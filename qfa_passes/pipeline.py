@@ -102,7 +102,8 @@ class Run:
                 plan, errors = self._plan(calibration, _active(scopes, exempt), exempt)
             calibration.forget_inner_values()
             result, plan = self._change(scopes, plan, calibration)
-            idle = idle_origins(scopes, [entry.name for entry in plan.sites if entry.quantized])
+            fused = [entry.name for entry in plan.sites if entry.quantized]
+            idle = idle_origins(scopes, fused, self._left.origins)
             if not idle:
                 break
             # What was written out for nothing stays as the source has it: once more, without writing it out.
@@ -129,7 +130,7 @@ class Run:
             for scope in scopes:
                 exempt |= left_in_float(scope, self.options)
             hopeful = [site.name for sites in _active(scopes, exempt).values() for site in sites]
-            idle = idle_origins(scopes, hopeful)
+            idle = idle_origins(scopes, hopeful, self._left.origins)
             if not idle:
                 self._warn_of_idle_requests()
                 return scopes, exempt
