@@ -442,13 +442,15 @@ _SAME_SHAPE: Final = """
     Identity Cast CastLike Abs Neg Exp Log Sqrt Reciprocal Sin Cos Tanh Erf Sigmoid Relu Gelu Not IsNaN IsInf Softmax
     LogSoftmax LayerNormalization RMSNormalization SimplifiedLayerNormalization RotaryEmbedding Clip Trilu CumSum Round
     Floor Ceil Sign QuantizeLinear DequantizeLinear Dropout Elu LeakyRelu HardSwish Softplus Mish GroupNormalization
-    InstanceNormalization BatchNormalization
+    InstanceNormalization BatchNormalization LpNormalization MeanVarianceNormalization LRN Swish HardSigmoid Selu Celu
+    Softsign ThresholdedRelu Shrink Hardmax Tan Sinh Cosh Asin Acos Atan Asinh Acosh Atanh CumProd BitwiseNot Scatter
+    TensorScatter ReverseSequence RandomNormalLike RandomUniformLike Bernoulli
 """
 _BROADCAST: Final = """
     Add Sub Mul Div Pow Where And Or Xor Equal Less LessOrEqual Greater GreaterOrEqual Max Min Mod Sum Mean PRelu
-    BitwiseAnd BitwiseOr
+    BitwiseAnd BitwiseOr BitwiseXor BitShift
 """
-_REDUCE: Final = "ReduceMean ReduceSum ReduceMax ReduceMin ReduceProd ReduceL2"
+_REDUCE: Final = "ReduceMean ReduceSum ReduceMax ReduceMin ReduceProd ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceSumSquare"
 
 _RULES: Final[dict[str, Rule]] = {
     **dict.fromkeys(_SAME_SHAPE.split(), _same),

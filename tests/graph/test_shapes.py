@@ -126,6 +126,8 @@ SNIPPETS = [
     "o = ReduceMean(y, v1)",
     "o = ReduceMean<keepdims = 0>(y, v1)",
     "o = ReduceSum(y)",
+    "o = ReduceLogSumExp(y, v1)",
+    "t = Selu(y) o = HardSigmoid(t)",
     "o = ReduceSum<noop_with_empty_axes = 1>(y)",
     "m = Unsqueeze(x, v1) k = Slice(m, v0, v1, v3) o = Add(y, k)",
     "o = Softmax(y)",
