@@ -12,6 +12,7 @@ from qfa_passes.graph.dims import Dim
 from qfa_passes.graph.ir import is_op, producer
 from qfa_passes.graph.shapes import Shape
 from qfa_passes.match.atoms import RESHAPING, Axes, through, whole_axes
+from qfa_passes.match.bounds import lowest_value
 from qfa_passes.match.context import MatchContext, MatchFailure
 from qfa_passes.match.element_types import FLOATS, type_code
 from qfa_passes.match.fills import uniform_value
@@ -24,6 +25,9 @@ from qfa_passes.match.softcap import check_bend, is_bend, scale_and_cap
 _DEPTH: Final = 24
 MASKING: Final = -1e3
 """A constant at or below this, put in place of a score, means: do not attend."""
+
+_NO_MASK: Final = -30.0
+"""A bias that is never below this says where attention prefers to look, and hides nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,12 +177,15 @@ def _read_rounded(context: MatchContext, dequantize: gs.Node, depth: int) -> Sco
         raise MatchFailure(f"the scores of '{dequantize.name}' are integers that were not rounded")
     context.only_consumer(dequantize.inputs[0], "quantized score matrix", depth=depth)
     inner = _read(context, quantize.inputs[0], depth + 1)
-    if inner.masks:
-        raise MatchFailure(
-            f"nodes '{quantize.name}' and '{dequantize.name}' round scores that hold a mask, so that masked keys keep a"
-            " weight",
-            "leave the addition of the mask out of quantization",
-        )
+    for mask in inner.masks:
+        low = lowest_value(context.tensors[mask.term.tensor], context.shapes)
+        hides = low is None or mask.term.factor < 0 or low * mask.term.factor < _NO_MASK
+        if hides or mask.term.kind is not MaskKind.BIAS:
+            raise MatchFailure(
+                f"nodes '{quantize.name}' and '{dequantize.name}' round scores after"
+                f" '{mask.term.tensor}' may have masked some, so that masked keys keep a weight",
+                "leave the addition of the mask out of quantization",
+            )
     if not rounds_scores(quantize, dequantize):
         raise MatchFailure(
             f"the codes of '{quantize.name}' and '{dequantize.name}' are not one step for all scores"

@@ -31,6 +31,24 @@ def test_all_that_static_quantization_rounds() -> None:
     assert "Q/DQ of the scores absorbed" in site.notes
 
 
+BOUNDED = {
+    "codes": f"{pair('bias', 'b', 'wide')} y0 = Add(x, b)",
+    "constant": "y0 = Add(x, places)",
+    "two constants": "b = Where(keep, half, places) y0 = Add(x, b)",
+}
+
+
+@pytest.mark.parametrize("name", BOUNDED)
+def test_rounding_after_a_bias_that_cannot_mask(name: str) -> None:
+    block = Block(
+        inputs=f"{PLAIN_INPUTS}, float[B,1,1,T] bias, bool[B,1,1,T] keep",
+        constants=f"{STEPS}, float[4,1,1] places = {{0.0, 1.0, -2.0, 0.5}}, float half = {{0.5}}",
+        mask=f"{BOUNDED[name]} {pair('y0', 'y', 'coarse')}",
+    )
+    site = check_site(block.model(), tolerance=0.2)
+    assert len(site.mask.terms) == 1
+
+
 def test_codes_of_a_few_steps_less_than_one() -> None:
     """Calibration saw no weight above 0.98."""
     constants = f"{STEPS}, float low = {{0.00385}}"
@@ -46,7 +64,31 @@ REFUSED = {
             constants=STEPS,
             mask=f"y0 = Add(x, bias) {pair('y0', 'y')}",
         ),
-        "round scores that hold a mask",
+        "round scores after 'bias' may have masked some",
+    ),
+    "after a mask of codes": (
+        Block(
+            inputs=f"{PLAIN_INPUTS}, float[B,1,1,T] bias",
+            constants=f"{STEPS}, float large = {{39.2}}",
+            mask=f"{pair('bias', 'b', 'large')} y0 = Add(x, b) {pair('y0', 'y')}",
+        ),
+        "round scores after 'b' may have masked some",
+    ),
+    "after a selection": (
+        Block(
+            inputs=f"{PLAIN_INPUTS}, bool[B,1,1,T] keep",
+            constants=f"{STEPS}, float low = {{-1e4}}",
+            mask=f"y0 = Where(keep, x, low) {pair('y0', 'y')}",
+        ),
+        "round scores after 'keep' may have masked some",
+    ),
+    "turned bias": (
+        Block(
+            inputs=f"{PLAIN_INPUTS}, float[B,1,1,T] bias",
+            constants=f"{STEPS}, float turned = {{-1.0}}",
+            mask=f"{pair('bias', 'b', 'wide')} y0 = Add(x, b) y1 = Mul(y0, turned) {pair('y1', 'y')}",
+        ),
+        "round scores after 'b' may have masked some",
     ),
     "two steps": (
         Block(
