@@ -450,7 +450,9 @@ _BROADCAST: Final = """
     Add Sub Mul Div Pow Where And Or Xor Equal Less LessOrEqual Greater GreaterOrEqual Max Min Mod Sum Mean PRelu
     BitwiseAnd BitwiseOr BitwiseXor BitShift
 """
-_REDUCE: Final = "ReduceMean ReduceSum ReduceMax ReduceMin ReduceProd ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceSumSquare"
+_REDUCE: Final = """
+    ReduceMean ReduceSum ReduceMax ReduceMin ReduceProd ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceSumSquare
+"""
 
 _RULES: Final[dict[str, Rule]] = {
     **dict.fromkeys(_SAME_SHAPE.split(), _same),
