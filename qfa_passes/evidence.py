@@ -61,7 +61,13 @@ class Evidence:
             return operator_model(site, plain, None, examples, opset)
 
         thorough = self._options.verify is VerifyLevel.FULL
-        prover = Prover(self.model, replay, thorough=thorough, seed=self._options.seed)
+        prover = Prover(
+            self.model,
+            replay,
+            thorough=thorough,
+            seed=self._options.seed,
+            library=self._library,
+        )
         for number, site in enumerate(sites):
             self._progress("prove sites", number, len(sites))
             self.proofs[site.name] = prover(site)

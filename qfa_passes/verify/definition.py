@@ -71,16 +71,24 @@ class QuantFlashAttention(OpRun):
         sink = inputs.get("sink")
         sinks = ~np.isneginf(np.full(1, -np.inf) if sink is None else sink).reshape(-1, 1, 1)
         shape = (*query.shape[:3], key.shape[2])
-        self.seen = masking.visible(shape)
-        bias = np.broadcast_to(np.float32(0) if masking.bias is None else masking.bias, shape)
-        self.level = np.where(self.seen, bias, -np.inf).max(axis=-1, keepdims=True, initial=-np.inf)
-        counts, _, averages = masking.resolve(shape, sinks)
+        self.seen = counts = masking.visible(shape)
+        some = self.seen.any(axis=-1, keepdims=True)
+        self.level = np.where(some, np.float32(0), np.float32(-np.inf))
+        plain = Masking(mask=counts)
+        if masking.bias is not None:
+            bias = np.broadcast_to(masking.bias, shape)
+            self.level = np.where(self.seen, bias, -np.inf).max(
+                axis=-1, keepdims=True, initial=-np.inf
+            )
+            counts, _, averages = masking.resolve(shape, sinks)
+            query = np.where(averages, 0, query)
+            plain = Masking(mask=counts, bias=np.where(averages | ~counts, 0, bias))
         output = attention_float64(
-            np.where(averages, 0, query),
+            query,
             key,
             value,
             scale=float(attributes["scale"]),
-            masking=Masking(mask=counts, bias=np.where(averages | ~counts, 0, bias)),
+            masking=plain,
             softcap=float(attributes["softcap"]),
             sink=sink,
         )

@@ -60,7 +60,9 @@ class Proven:
 class Prover:
     """Proves the sites of one model; equal blocks of different layers are proven once."""
 
-    def __init__(self, model: LoadedModel, replay: Replay, *, thorough: bool, seed: int) -> None:
+    def __init__(
+        self, model: LoadedModel, replay: Replay, *, thorough: bool, seed: int, library: bool
+    ) -> None:
         """Takes the typed float model that the sites were found in.
 
         Args:
@@ -68,7 +70,9 @@ class Prover:
             replay: Builds the model of a site's operator alone, in float.
             thorough: Tries several extents, and not just the first that the block takes.
             seed: Of random inputs.
+            library: Whether the operator library is there, for blocks too large for numpy.
         """
+        self._library = library
         self._source = Source.of(model)
         self._replay, self._thorough, self._seed = replay, thorough, seed
         self._known: dict[bytes, Proven] = {}
@@ -120,7 +124,7 @@ class Prover:
         runs: list[Run] = []
         for numbers in choices:
             try:
-                trial = Trial(self._source, site, region, layout, numbers)
+                trial = Trial(self._source, site, region, layout, numbers, library=self._library)
                 proof, tried = self._compare(site, trial)
             except TrialError as error:
                 outcome = Proven(Proof(Standing.OPEN, reason=str(error)), site)
@@ -139,7 +143,8 @@ class Prover:
     def _compare(self, site: AttentionSite, trial: Trial) -> tuple[Proof, list[Run]]:
         worst, contract = 0.0, Contract.EXACT
         kept: list[Run] = []
-        for number, hidden in enumerate((False, True)):
+        # Only a mask can hide everything from a row.
+        for number, hidden in enumerate((False, True) if site.mask.terms else (False,)):
             for attempt in range(_TRIES):  # other numbers where the block happens to give NaN
                 generator = np.random.default_rng((self._seed, number, attempt))
                 run = trial.run(self._replay, generator, hidden=hidden)
@@ -182,20 +187,22 @@ def _difference(site: AttentionSite, run: Run) -> _Difference:
         counts = np.ones(wanted.shape, np.bool_)
         if name == site.output:
             lost = np.isnan(wanted)
-            counts = ~lost & ~_laid_out(site, run, _swallowed(site, run))
+            counts = ~lost
+            if run.level is not None:
+                counts &= ~_laid_out(site, _swallowed(site, run.level))
             refined = bool((lost & np.isfinite(got)).any())
             share = float(counts.mean()) if counts.size else 0.0
         worst = max(worst, tensor_error(wanted[counts], got[counts]).nmse)
     return _Difference(worst, share, refined)
 
 
-def _swallowed(site: AttentionSite, run: Run) -> npt.NDArray[np.bool_]:
+def _swallowed(site: AttentionSite, level: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
     """Rows (B, H, S, 1) that see nothing but masked keys, where the model's numbers are those of rounding.
 
     A mask of finite numbers leaves such rows a mean of V. What else hides keys decides of which, in ways that only the
     order of float32 additions knows; such rows are padding. With one mask alone the mean is over all keys.
     """
-    mask, level = site.mask, run.node.level
+    mask = site.mask
     finite = [
         term for term in mask.terms if term.kind is not MaskKind.BIAS and np.isfinite(term.fill)
     ]
@@ -206,7 +213,7 @@ def _swallowed(site: AttentionSite, run: Run) -> npt.NDArray[np.bool_]:
     return hidden & ~(bare & (level <= LOWEST_BIAS))
 
 
-def _laid_out(site: AttentionSite, run: Run, rows: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+def _laid_out(site: AttentionSite, rows: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     """Flags of rows (B, H, S, 1) in the layout of the output."""
     flags = np.broadcast_to(rows, (*rows.shape[:3], site.v_channels))
     return apply_views(flags, site.output_views)

@@ -18,7 +18,7 @@ from qfa_passes.errors import QfaError
 from qfa_passes.graph.layout import Layout
 from qfa_passes.graph.shapes import Shape
 from qfa_passes.runtime.session import create_session
-from qfa_passes.verify.definition import QuantFlashAttention, run_by_definition
+from qfa_passes.verify.definition import run_by_definition
 from qfa_passes.verify.draws import draw
 from qfa_passes.verify.region import Region, Source, region_model
 from qfa_passes.verify.widen import pass_pairs, round_constants, widen, widened_site
@@ -26,7 +26,9 @@ from qfa_passes.verify.widen import pass_pairs, round_constants, widen, widened_
 Array = npt.NDArray[Any]
 Replay = Callable[[AttentionSite, Mapping[str, Array]], ModelProto]
 
-_MOST_SCORES: Final = 1 << 24
+_BY_DEFINITION: Final = 1 << 22
+"""Scores that are computed in float64; more take seconds, and a kernel milliseconds."""
+_MOST_SCORES: Final = 1 << 26
 
 
 class TrialError(Exception):
@@ -45,13 +47,13 @@ class Run:
         given: What the block reads, by name.
         wanted: What the block computes, by name.
         got: What its replacement computes.
-        node: The operator after its run.
+        level: (B, H, S, 1): the largest bias among the keys that a row sees; None where there are no masks.
     """
 
     given: dict[str, Array]
     wanted: dict[str, Array]
     got: dict[str, Array]
-    node: QuantFlashAttention
+    level: npt.NDArray[np.float32] | None
 
 
 class Trial:
@@ -68,8 +70,13 @@ class Trial:
         region: Region,
         layout: Layout,
         numbers: Mapping[str, int],
+        *,
+        library: bool,
     ) -> None:
-        """Builds the model of the block; raises TrialError where these numbers do not fit."""
+        """Builds the model of the block; raises TrialError where these numbers do not fit.
+
+        Without the library, or with masks, large blocks are not tried.
+        """
         self._site, self._region = site, region
         self._shapes = {
             name: tuple(dim.at(numbers) for dim in shape_of(source, name))
@@ -80,10 +87,11 @@ class Trial:
         self._queries, self._keys = layout.queries.at(numbers), layout.all_keys.at(numbers)
         batch = layout.batch.at(numbers)
         self.sizes = f"B {batch}, S {self._queries}, T {self._keys}"
-        if batch * site.num_heads * self._queries * self._keys > _MOST_SCORES:
-            raise TrialError(
-                f"its score matrix is too large to be computed in float64 ({self.sizes})"
-            )
+        scores = batch * site.num_heads * self._queries * self._keys
+        self._by_kernel = scores > _BY_DEFINITION
+        tried = library and not site.mask.terms and scores <= _MOST_SCORES
+        if self._by_kernel and not tried:
+            raise TrialError(f"its score matrix is too large for a float64 one ({self.sizes})")
         if min((extent for shape in self._shapes.values() for extent in shape), default=1) < 1:
             raise TrialError(f"a value would be empty at {self.sizes}")
         late = site.mask.queries_at_end or site.mask.left_window >= 0
@@ -111,11 +119,14 @@ class Trial:
         )
         feeds = {name: given[name] for name in (*region.inputs, *region.others)}
         wanted = dict(zip(region.outputs, self._run_block(feeds | self._shaped), strict=True))
+        proto = replay(widened_site(site), given)
         try:
-            got, node = run_by_definition(replay(widened_site(site), given), given)
+            if self._by_kernel:
+                return Run(given, wanted, _by_kernel(proto, given), None)
+            got, node = run_by_definition(proto, given)
         except Exception as error:  # the reference evaluator raises whatever numpy raises
             raise ReplacementError(f"its replacement does not run: {error}") from error
-        return Run(given, wanted, got, node)
+        return Run(given, wanted, got, node.level)
 
 
 def shape_of(source: Source, name: str) -> Shape:
@@ -131,6 +142,13 @@ def _shaped(source: Source, name: str, numbers: Mapping[str, int]) -> Array:
     items = np.array([item.at(numbers) for item in content.items])
     kind = helper.tensor_dtype_to_np_dtype(source.types.get(name, TensorProto.INT64))
     return (items.reshape(()) if content.scalar else items).astype(kind)
+
+
+def _by_kernel(proto: ModelProto, given: Mapping[str, Array]) -> dict[str, Array]:
+    session = create_session(LoadedModel(proto, WeightStore(), None, ""))
+    feeds = {value.name: given[value.name] for value in session.get_inputs()}
+    names = [value.name for value in session.get_outputs()]
+    return dict(zip(names, session.run(names, feeds), strict=True))
 
 
 def _runner(proto: ModelProto) -> Callable[[Mapping[str, Array]], list[Array]]:

@@ -17,7 +17,9 @@ from qfa_passes.fuse.replay import operator_model
 from qfa_passes.verify.proof import Prover
 
 
-def prover(model: ModelProto, *, thorough: bool = False, seed: int = 0) -> Prover:
+def prover(
+    model: ModelProto, *, thorough: bool = False, seed: int = 0, library: bool = True
+) -> Prover:
     """A prover of a model's sites."""
     typed = onnx.shape_inference.infer_shapes(model, data_prop=True)
     opset = opset_of(model)
@@ -27,9 +29,10 @@ def prover(model: ModelProto, *, thorough: bool = False, seed: int = 0) -> Prove
             site, SitePlan(site.name, AttentionFormat.FLOAT), None, examples, opset
         )
 
-    return Prover(LoadedModel(typed, WeightStore(), None, ""), replay, thorough=thorough, seed=seed)
+    loaded = LoadedModel(typed, WeightStore(), None, "")
+    return Prover(loaded, replay, thorough=thorough, seed=seed, library=library)
 
 
-def prove(model: ModelProto, site: AttentionSite, *, thorough: bool = False) -> Proof:
+def prove(model: ModelProto, site: AttentionSite, **options: bool) -> Proof:
     """The proof of one site."""
-    return prover(model, thorough=thorough)(site).proof
+    return prover(model, **options)(site).proof

@@ -136,12 +136,22 @@ def test_a_window_beyond_the_runs_is_told() -> None:
     assert proof.reason == "its window of 4000 keys is longer than these runs"
 
 
+def large_block(rows: int) -> ModelProto:
+    return Block(
+        inputs=f"float[1,4,{rows},8] q, float[1,4,{rows},8] k, float[1,4,{rows},6] v",
+        outputs=f"float[1,4,{rows},6] o",
+    ).model()
+
+
+def test_a_large_block_is_proven_by_the_kernel() -> None:
+    proof = prove(large_block(1200), PLAIN)
+    assert (proof.standing, proof.sizes) == (Standing.PROVEN, "B 1, S 1200, T 1200")
+    assert prove(large_block(1200), replace(PLAIN, scale=0.999)).standing is Standing.DISPROVEN
+    assert prove(large_block(1200), PLAIN, library=False).standing is Standing.OPEN
+
+
 def test_a_block_too_large_to_try_stays_open() -> None:
-    block = Block(
-        inputs="float[1,4,4096,8] q, float[1,4,4096,8] k, float[1,4,4096,6] v",
-        outputs="float[1,4,4096,6] o",
-    )
-    proof = prove(block.model(), PLAIN)
+    proof = prove(large_block(4200), PLAIN)
     assert (proof.standing, proof.nmse) == (Standing.OPEN, None)
     assert "too large" in proof.reason
 
