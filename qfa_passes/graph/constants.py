@@ -34,6 +34,8 @@ def constant_value(tensor: gs.Tensor) -> npt.NDArray[np.generic] | None:
 def scalar_value(tensor: gs.Tensor) -> float | None:
     """Returns the number in a constant of exactly one element, else None."""
     value = constant_value(tensor)
-    if value is None or value.size != 1 or value.dtype.kind not in "fiub":
+    if value is None or value.size != 1:
         return None
-    return float(value.reshape(())[()])
+    if value.dtype.name == "bfloat16":  # of no kind that numpy knows
+        return float(value.astype(np.float32).reshape(())[()])
+    return float(value.reshape(())[()]) if value.dtype.kind in "fiub" else None

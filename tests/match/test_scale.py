@@ -2,9 +2,10 @@
 
 import math
 
+import onnx
 import pytest
 
-from tests.match.blocks import Block, refusal_of
+from tests.match.blocks import Block, refusal_of, site_of
 from tests.match.oracle import check_site
 
 ROOT = "float c = {0.125}"
@@ -95,7 +96,11 @@ def test_scale_is_read_wherever_it_stands(name: str) -> None:
 
 
 REFUSED = {
-    "one per head": ("float[4,1,1] c = {1.0, 2.0, 3.0, 4.0}", "x = Mul(s, c)", "'n2'"),
+    "one per score": (
+        f"float[4,1,5,7] c = {{{', '.join(['1.0'] * 140)}}}",
+        "x = Mul(s, c)",
+        "'n2'",
+    ),
     "zero": ("float c = {0.0}", "x = Mul(s, c)", "'n2'"),
     "infinite": ("float z = {0.0}", "x = Div(s, z)", "'n2'"),
     "not a number": ("float z = {0.0}", "n = Div(z, z) x = Mul(s, n)", "'n3'"),
@@ -116,6 +121,30 @@ def test_other_arithmetic_on_the_scores_is_refused(name: str) -> None:
 
 
 BIASED = "float[B,4,S,8] q, float[B,4,T,8] k, float[B,4,T,6] v, float[B,1,1,T] bias"
+
+
+@pytest.mark.parametrize("scale", ["x = Mul(s, c)", "x = Div(s, c)"])
+def test_scale_of_each_head_becomes_part_of_q(scale: str) -> None:
+    block = Block(
+        constants="float[4,1,1] c = {1.0, 2.0, 3.0, 4.0}", scores=f"s = MatMul(q, kt) {scale}"
+    )
+    site = check_site(block.model())
+    assert (site.scale, site.key.tensor) == (1.0, "k")
+
+
+def test_scale_in_bfloat16() -> None:
+    block = Block(
+        inputs="bfloat16[B,4,S,8] q, bfloat16[B,4,T,8] k, bfloat16[B,4,T,6] v",
+        scores="s = MatMul(q, kt) x = Mul(s, c)",
+        before="q0 = Identity(q)",
+        outputs="bfloat16[B,4,S,6] o",
+    )
+    model = block.model()
+    model.graph.initializer.append(
+        onnx.helper.make_tensor("c", onnx.TensorProto.BFLOAT16, [], [0.125])
+    )
+    site = site_of(model)
+    assert (site.scale, site.dtype) == (0.125, onnx.TensorProto.BFLOAT16)
 
 
 def test_scale_after_a_mask_scales_it_too() -> None:
