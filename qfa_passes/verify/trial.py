@@ -28,7 +28,7 @@ Replay = Callable[[AttentionSite, Mapping[str, Array]], ModelProto]
 
 _BY_DEFINITION: Final = 1 << 22
 """Scores that are computed in float64; more take seconds, and a kernel milliseconds."""
-_MOST_SCORES: Final = 1 << 26
+_MOST_SCORES: Final = 1 << 25
 
 
 class TrialError(Exception):
