@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -65,13 +66,19 @@ def resolve_masks(
     base: Mask = OPEN,
 ) -> Mask:
     """Reads a mask's terms as simply as can be: what is provably a band joins the attributes of ``base``."""
-    parts = tuple(dict.fromkeys(part for term in terms for part in split_term(context, term)))
+    counts = Counter(part for term in terms for part in split_term(context, term))
+    parts = tuple(dict.fromkeys(_repeated(part, times) for part, times in counts.items()))
     seen = {part: _visible(context, part, extents) for part in parts}
     ways = [(at_end, _fold(parts, seen, extents, at_end, base)) for at_end in _alignments(base)]
     at_end, best = max(ways, key=lambda way: (way[1].folded, way[1].band.right == 0))
     band = band_in(base).narrowed(best.band)
     kept = _rejoined(context, terms, best.kept)
     return replace(with_band(base, band, at_end=at_end), terms=kept)
+
+
+def _repeated(term: MaskTerm, times: int) -> MaskTerm:
+    """A condition that is asked twice is the same condition; a bias that is added twice is not the same bias."""
+    return replace(term, factor=term.factor * times) if term.kind is MaskKind.BIAS else term
 
 
 def _alignments(base: Mask) -> tuple[bool, ...]:
@@ -154,12 +161,12 @@ def hides(score: float) -> bool:
 def split_term(context: MatchContext, term: MaskTerm) -> list[MaskTerm]:
     """Reads a bias of 0 and -inf as its condition, a conjunction of conditions as its parts, a sum as its terms."""
     parts: list[MaskTerm] = []
-    pending, seen = [term], set()
+    pending, seen = [term], list[MaskTerm]()
     while pending:
         part = pending.pop()
-        if part in seen:
+        if part in seen and part.kind is not MaskKind.BIAS:
             continue
-        seen.add(part)
+        seen.append(part)
         inner = _inside(context, part)
         if inner:
             pending.extend(reversed(inner))

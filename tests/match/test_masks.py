@@ -248,3 +248,20 @@ OTHERWISE = {
 def test_bias_filled_up_otherwise_stays_as_it_is(name: str) -> None:
     site = check_site(padded(OTHERWISE[name]).model(), {})
     assert site.mask.terms == (MaskTerm("b", BIAS),)
+
+
+@pytest.mark.parametrize(
+    ("mask", "factors"),
+    [
+        ("x1 = Add(x, bias) y = Add(bias, x1)", {"bias": 2.0}),
+        ("sum = Add(bias, bias) y = Add(x, sum)", {"bias": 2.0}),
+        ("sum = Add(bias, more) x1 = Add(x, sum) y = Add(x1, bias)", {"bias": 2.0, "more": 1.0}),
+        ("x1 = Add(x, bias) y = Sub(x1, bias)", {"bias": 1.0, "bias ": -1.0}),
+    ],
+)
+def test_a_bias_that_is_added_twice_counts_twice(mask: str, factors: dict[str, float]) -> None:
+    inputs = f"{PLAIN_INPUTS}, float[B,1,S,T] bias, float[1,4,S,T] more"
+    site = check_site(block(mask, inputs).model())
+    assert [(term.tensor, term.factor) for term in site.mask.terms] == [
+        (name.strip(), factor) for name, factor in factors.items()
+    ]
