@@ -68,6 +68,25 @@ def evaluate(node: gs.Node, contents: Contents, shapes: Shapes) -> IntTensor | N
     return rule(node, operands)
 
 
+def split_list(node: gs.Node, contents: Contents) -> list[IntTensor]:
+    """Returns the symbolic contents of what a Split makes of a list."""
+    whole = contents[node.inputs[0].name]
+    if whole.scalar:
+        return []
+    if len(node.inputs) > 1 and node.inputs[1].name:
+        sizes = _numbers(contents[node.inputs[1].name]) or []
+    else:
+        count = len(node.outputs)
+        sizes = [len(whole.items) // count] * count if len(whole.items) % count == 0 else []
+    if sum(sizes) != len(whole.items) or len(sizes) != len(node.outputs):
+        return []
+    starts = [sum(sizes[:place]) for place in range(len(sizes))]
+    return [
+        IntTensor(whole.items[start : start + size], scalar=False)
+        for start, size in zip(starts, sizes, strict=True)
+    ]
+
+
 def _shape(node: gs.Node, shapes: Shapes) -> IntTensor | None:
     shape = shapes.get(node.inputs[0].name)
     if shape is None:

@@ -17,7 +17,7 @@ from qfa_passes.graph.constants import constant_value
 from qfa_passes.graph.contrib_shapes import contrib_shapes
 from qfa_passes.graph.dims import Dim, product
 from qfa_passes.graph.ir import Graph
-from qfa_passes.graph.shape_values import IntTensor, evaluate
+from qfa_passes.graph.shape_values import IntTensor, evaluate, split_list
 
 Shape = tuple[Dim, ...]
 
@@ -58,10 +58,10 @@ def infer_shapes(graph: Graph) -> ShapeMap:
             shape = _sharpened(shape, _declared(output))
             if shape is not None:
                 known.shapes[output.name] = shape
-        content = _content(node, known)
-        if content is not None and len(content.items) <= _MAX_ELEMENTS:
-            known.contents[node.outputs[0].name] = content
-            known.shapes[node.outputs[0].name] = content.shape
+        for output, content in zip(node.outputs, _contents(node, known), strict=False):
+            if content is not None and len(content.items) <= _MAX_ELEMENTS:
+                known.contents[output.name] = content
+                known.shapes[output.name] = content.shape
     return known
 
 
@@ -83,17 +83,21 @@ def _results(node: gs.Node, known: ShapeMap) -> Sequence[Shape | None]:
     rule = None if node.domain else _RULES.get(node.op)
     try:
         if node.domain == "com.microsoft":
+            if node.op == "FusedConv":  # a convolution and what is done to each of its numbers
+                return _conv(node, known)
             return contrib_shapes(node, known.shapes)
         return () if rule is None else rule(node, known)
     except _MALFORMED:
         return ()
 
 
-def _content(node: gs.Node, known: ShapeMap) -> IntTensor | None:
+def _contents(node: gs.Node, known: ShapeMap) -> Sequence[IntTensor | None]:
     try:
-        return evaluate(node, known.contents, known.shapes)
+        if node.op == "Split" and not node.domain:
+            return split_list(node, known.contents)
+        return (evaluate(node, known.contents, known.shapes),)
     except _MALFORMED:
-        return None
+        return ()
 
 
 def _seed(tensor: gs.Tensor, known: ShapeMap) -> None:

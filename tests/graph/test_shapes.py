@@ -89,6 +89,8 @@ SNIPPETS = [
     "s = Shape(y) o = Slice(s, vm1, start, v0, vm1)",
     "s = Shape(y) o = Concat<axis = 0>(s, v2)",
     "s = Shape(y) d = Gather(s, i3) o = Div(d, i3)",
+    "s = Shape(y) a, b = Split<axis = 0>(s, v22) o = Concat<axis = 0>(b, a)",
+    "s = Shape(y) a, b, c = Split<axis = 0>(s, v112) o = Concat<axis = 0>(b, c, a)",
     "s = Shape(y) o = Squeeze(s1) s1 = Slice(s, v2, v3)",
     "o = Div(im7, i2)",
     "o = Div(i7, i2)",
@@ -138,7 +140,7 @@ HEADER = """
 snippet (float[B,S,6] x, float[B,4,S,8] y, float[N] z, float[0,S] empty) => (o)
 <int64 i0 = {0}, int64 i1 = {1}, int64 i2 = {2}, int64 i3 = {3}, int64 i7 = {7}, int64 im1 = {-1}, int64 im7 = {-7},
  int64[1] v0 = {0}, int64[1] v1 = {1}, int64[1] v2 = {2}, int64[1] v3 = {3}, int64[1] v6 = {6}, int64[1] vm1 = {-1},
- int64[2] v01 = {0, 1}, int64[2] v13 = {1, 3}, int64[2] v22 = {2, 2}, int64[1] end = {9223372036854775807},
+ int64[2] v01 = {0, 1}, int64[2] v13 = {1, 3}, int64[3] v112 = {1, 1, 2}, int64[2] v22 = {2, 2}, int64[1] end = {9223372036854775807},
  int64[1] start = {-9223372036854775807}, int64[4] to_split = {0, 0, 2, 3}, int64[2] to_merge = {-1, 6},
  int64[3] keep_first = {0, 0, -1}, int64[2] to_empty = {0, 4}>
 { %s }
