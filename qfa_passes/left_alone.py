@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from qfa_passes.core.outcome import Proof, SiteOutcome
 from qfa_passes.core.plan import Plan, SitePlan
 from qfa_passes.core.site import AttentionSite
-from qfa_passes.opened import Found, Scope, found_in, name_of
+from qfa_passes.opened import Found, Scope, found_in, idle_origins, name_of
 from qfa_passes.planning import Errors, exempted
 from qfa_passes.report.outcomes import NO_PROOFS, site_outcomes
 
@@ -23,6 +23,7 @@ class LeftAlone:
         entries: Their plan.
         order: Place of every name that was ever found; in the first round all are.
         sites: Those of the names that are sites.
+        needed: Origins that must not be left alone: blocks around them are not understood without them.
     """
 
     origins: set[str] = field(default_factory=set)
@@ -30,6 +31,10 @@ class LeftAlone:
     entries: dict[str, SitePlan] = field(default_factory=dict)
     order: dict[str, int] = field(default_factory=dict)
     sites: set[str] = field(default_factory=set)
+    needed: set[str] = field(default_factory=set)
+    _added: set[str] = field(default_factory=set)
+    _told: set[str] = field(default_factory=set)
+    _hopeful: frozenset[str] = frozenset()
 
     def see(self, found: Sequence[Found]) -> None:
         """Remembers names and order of what was found."""
@@ -37,6 +42,24 @@ class LeftAlone:
             self.order.setdefault(name_of(entry), len(self.order))
             if isinstance(entry, AttentionSite):
                 self.sites.add(entry.name)
+
+    def idle(self, scopes: Sequence[Scope], used: Sequence[str]) -> set[str]:
+        """Origins that can be left alone too, when the sites ``used`` are those that matter."""
+        self._hopeful = frozenset(used)
+        return idle_origins(scopes, used, self.origins | self.needed)
+
+    def take_back(self, scopes: Sequence[Scope]) -> bool:
+        """Takes the last origins back if a site that mattered is not found without them; tells whether it did."""
+        found = {site.name for scope in scopes for site in scope.sites}
+        if not self._added or self._hopeful <= found:
+            return False
+        self.needed |= self._added
+        self.origins -= self._added
+        for name in self._told:
+            self.outcomes.pop(name)
+            self.entries.pop(name, None)
+        self._added, self._told = set(), set()
+        return True
 
     def add(
         self,
@@ -49,14 +72,16 @@ class LeftAlone:
     ) -> None:
         """Leaves some origins alone from now on; what was found in them is reported as it is now."""
         self.origins |= origins
-        found = found_in(scopes, origins)
+        found = [
+            entry for entry in found_in(scopes, origins) if name_of(entry) not in self.outcomes
+        ]
+        self._added, self._told = set(origins), {name_of(entry) for entry in found}
         for outcome in site_outcomes(found, plan, errors, bound=bound, proofs=proofs):
-            self.outcomes.setdefault(outcome.name, outcome)
-        for entry in found:
-            if isinstance(entry, AttentionSite):
-                planned = plan.site(entry.name)
-                if planned is not None:
-                    self.entries.setdefault(entry.name, planned)
+            self.outcomes[outcome.name] = outcome
+        for name in self._told:
+            planned = plan.site(name)
+            if planned is not None:
+                self.entries[name] = planned
 
     def complete(self, outcomes: Sequence[SiteOutcome]) -> list[SiteOutcome]:
         """The outcomes of the last round with those that were left alone, in the order of the first."""

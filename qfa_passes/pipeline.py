@@ -34,7 +34,6 @@ from qfa_passes.normalize import normalize_passes
 from qfa_passes.opened import (
     Scope,
     drop_idle_functions,
-    idle_origins,
     match,
     match_scopes,
     normalize,
@@ -103,7 +102,7 @@ class Run:
             calibration.forget_inner_values()
             result, plan = self._change(scopes, plan, calibration)
             fused = [entry.name for entry in plan.sites if entry.quantized]
-            idle = idle_origins(scopes, fused, self._left.origins)
+            idle = self._left.idle(scopes, fused)
             if not idle:
                 break
             # What was written out for nothing stays as the source has it: once more, without writing it out.
@@ -125,12 +124,14 @@ class Run:
                 scopes = open_model(self.source, self._left.origins)
             with self._stage("match"):
                 scopes = match_scopes(scopes, self._left.origins | self._left.outcomes.keys())
+            if self._left.take_back(scopes):
+                continue
             self._left.see([entry for scope in scopes for entry in scope.found])
             exempt: dict[str, str] = {}
             for scope in scopes:
                 exempt |= left_in_float(scope, self.options)
             hopeful = [site.name for sites in _active(scopes, exempt).values() for site in sites]
-            idle = idle_origins(scopes, hopeful, self._left.origins)
+            idle = self._left.idle(scopes, hopeful)
             if not idle:
                 self._warn_of_idle_requests()
                 return scopes, exempt
@@ -205,7 +206,9 @@ class Run:
         if data is None:
             try:
                 data = seeded_data(normal.proto, seed=self.options.seed, samples=HELD_RUNS)
-            except InvalidDataError as error:  # blocks are verified alone then, on random Q, K and V
+            except (
+                InvalidDataError
+            ) as error:  # blocks are verified alone then, on random Q, K and V
                 data = DataSet((), error.what, seeded=True)
             self._warn(
                 "no calibration data: sites are verified on seeded random inputs; give --calib for real ones"

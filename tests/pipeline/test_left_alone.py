@@ -8,6 +8,10 @@ import pytest
 from onnx import ModelProto
 
 from qfa_passes import api
+from qfa_passes.core.plan import Plan
+from qfa_passes.left_alone import LeftAlone
+from qfa_passes.load import read_model
+from qfa_passes.opened import match_scopes, open_model
 from qfa_passes.plan.plan_file import write_plan
 from tests.end_to_end.outcomes import float_outputs, operators, outputs, statuses, worst
 from tests.pipeline.fused_sources import feeds, with_contrib
@@ -89,3 +93,21 @@ def test_in_a_branch(flag: bool) -> None:
     twice = api.optimize(result.model, exclude="then_branch/attend_1").model
     before = result.model.SerializeToString(deterministic=True)
     assert twice.SerializeToString(deterministic=True) == before
+
+
+def test_operator_that_a_fused_block_needs_stays_written_out() -> None:
+    """If a block is not understood any more without what was written out, it is written out again."""
+    left = LeftAlone()
+    source = read_model(with_contrib())
+    scopes = match_scopes(open_model(source))
+    (first, second) = [site.name for scope in scopes for site in scope.sites]
+    assert left.idle(scopes, [first]) == {"attend_1"}
+    left.by_choice({"attend_1"}, scopes, {second: "excluded"})
+    assert not left.take_back(match_scopes(open_model(source, left.origins)))
+    assert list(left.outcomes) == [second]
+    assert left.idle(scopes, [first, second]) == set()
+    left.add({"attend_0"}, scopes, Plan(), {}, 1.0)
+    assert left.take_back(match_scopes(open_model(source, left.origins)))
+    assert left.origins == {"attend_1"}
+    assert list(left.outcomes) == [second]
+    assert left.idle(scopes, [second]) == set()
