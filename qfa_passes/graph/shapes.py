@@ -416,6 +416,11 @@ def _conv(node: gs.Node, known: ShapeMap) -> Sequence[Shape | None]:
     return ((shape[0], weight[0], *rest),)
 
 
+def _pool(node: gs.Node, known: ShapeMap) -> Sequence[Shape | None]:
+    shape = known.shape(node.inputs[0])
+    return (None if shape is None else (*shape[:2], *(Dim.unknown() for _ in shape[2:])),)
+
+
 def _attention(node: gs.Node, known: ShapeMap) -> Sequence[Shape | None]:
     """Output, present keys and values, scores."""
     query, key, value = (known.shape(tensor) for tensor in node.inputs[:3])
@@ -484,6 +489,7 @@ _RULES: Final[dict[str, Rule]] = {
     "Flatten": _flatten,
     "Gemm": _gemm,
     "Conv": _conv,
+    **dict.fromkeys(("MaxPool", "AveragePool"), _pool),
     **dict.fromkeys(("ScatterND", "ScatterElements"), _same),
     "Attention": _attention,
 }
