@@ -121,6 +121,9 @@ NEAR_MISSES: dict[str, Block] = {
         mask="y = Mul(x, f)",
         outputs="float[B,4,2,6] o",
     ),
+    "queries of one batch for all": Block(
+        inputs="float[1,4,S,8] q, float[B,4,T,8] k, float[B,4,T,6] v"
+    ),
     "a mask after the softmax": Block(
         inputs="float[B,4,S,8] q, float[B,4,T,8] k, float[B,4,T,6] v, float[S,T] m",
         weights="w = Mul(p, m)",
