@@ -23,6 +23,11 @@ _PATTERNS: Final[
     (contrib.is_candidate, contrib.refuse_contrib),
 )
 
+_ENDING: Final = frozenset(
+    ("ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ArgMax", "TopK", "Log", "Shape", "Conv")
+)
+"""What reads weights that are not those of attention: a pooling that sums up rows, a router, a loss."""
+
 
 def find_sites(graph: Graph) -> list[AttentionSite | Refusal]:
     """Returns one record per candidate of the main graph, in graph order; bodies are looked at as models of their own.
@@ -58,6 +63,8 @@ def _near_product(softmax: gs.Node) -> bool:
         following = {id(node): node for tensor in frontier for node in tensor.outputs}.values()
         if any(is_op(node, "MatMul", "Gemm", "Einsum") for node in following):
             return True
-        frontier = [tensor for node in following for tensor in node.outputs]
+        frontier = [
+            tensor for node in following if node.op not in _ENDING for tensor in node.outputs
+        ]
     source = producer(softmax.inputs[0])
     return is_op(source, "MatMul", "Einsum") and not isinstance(source.inputs[1], gs.Constant)

@@ -61,7 +61,7 @@ def _rewrite(graph: Graph, last: gs.Node, shapes: ShapeMap) -> bool:
         return False
     if not _same_shape(shape, shapes.shape(last.outputs[0])):
         return False
-    if sum(dim.value is None for dim in inner) < 2 or not _plain(shapes, first.inputs[1]):
+    if sum(dim.value is None for dim in inner[:-2]) < 2 or not _plain(shapes, first.inputs[1]):
         return False
     stem, dtype = last.name, mask.dtype
     wide = emit(graph, "Expand", [mask, first.inputs[1]], f"{stem}_wide", dtype=dtype)

@@ -154,3 +154,18 @@ def test_classifier_is_passed_over_in_silence() -> None:
 def test_default_domain_by_its_other_name() -> None:
     model = Block(softmax="p = ai.onnx.Softmax<axis = -1>(y)").model()
     check_site(Graph(model).finish())
+
+
+def test_pooling_by_weights_is_passed_over_in_silence() -> None:
+    """Weights of a sequence, times its rows, summed up: no scores of pairs."""
+    block = Block(
+        inputs="float[B,S,8] q, float[8,4] out",
+        constants="int64[1] rows = {1}, float[8,1] u = {1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0}",
+        keys="",
+        scores="x = MatMul(q, u)",
+        softmax="p = Softmax <axis = 1> (y)",
+        weights="w = Mul(p, q) r = ReduceSum <keepdims = 0> (w, rows)",
+        product="o = MatMul(r, out)",
+        outputs="float[B,4] o",
+    )
+    assert find(block.model()) == []
