@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from qfa_passes.body_data import BodyData, body_data
@@ -11,7 +11,7 @@ from qfa_passes.config import Options, Progress
 from qfa_passes.core.dataset import DataSet
 from qfa_passes.core.outcome import Proof
 from qfa_passes.core.site import AttentionSite
-from qfa_passes.errors import QfaError, RuntimeFailureError
+from qfa_passes.errors import InvalidDataError, QfaError, RuntimeFailureError
 from qfa_passes.evidence import HELD_RUNS, Evidence
 from qfa_passes.opened import Scope
 from qfa_passes.verify.seeded import seeded_data
@@ -155,13 +155,15 @@ def _run_main(evidence: Evidence, sites: Sequence[AttentionSite], data: DataSet,
         if length is not None:
             proto = evidence.model.proto
             data = seeded_data(proto, seed=seed, samples=HELD_RUNS, sequence=length)
-        try:
-            evidence.gather(sites, data)
-            return ""
-        except RuntimeFailureError as error:
-            if not data.seeded:
-                raise
-            problem = problem or error.why or error.what
+        # The first sample hides nothing; a model may give no numbers where the others hide much.
+        for count in range(len(data.feeds), 0, -1):
+            try:
+                evidence.gather(sites, replace(data, feeds=data.feeds[:count]))
+                return ""
+            except (RuntimeFailureError, InvalidDataError) as error:
+                if not data.seeded:
+                    raise
+                problem = problem or error.why or error.what
     evidence.forget()
     return problem
 

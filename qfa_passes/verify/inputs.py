@@ -60,8 +60,8 @@ def inputs_of_model(proto: ModelProto) -> tuple[InputSpec, ...]:
         kind = _ONNX_TYPES.get(value.type.tensor_type.elem_type)
         sizes: list[int | str | None] = []
         for dim in value.type.tensor_type.shape.dim:
-            if dim.HasField("dim_value"):
-                sizes.append(dim.dim_value)
+            if dim.HasField("dim_value") and dim.dim_value >= 0:
+                sizes.append(dim.dim_value)  # some exporters write -1 for an open size
             else:
                 sizes.append(dim.dim_param or None)
         specs.append(InputSpec(value.name, np.dtype(kind) if kind else None, tuple(sizes)))
