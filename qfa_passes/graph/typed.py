@@ -17,6 +17,7 @@ def typed(proto: ModelProto) -> ModelProto:
     known = [(place, body) for place, _, body in bodies_of(proto.graph)]
     source = ModelProto()
     source.CopyFrom(proto)
+    _open_negative_sizes(source.graph)
     for _, _, body in bodies_of(source.graph):
         if all(value.type.WhichOneof("value") for value in body.output):
             _empty(body)
@@ -28,6 +29,14 @@ def typed(proto: ModelProto) -> ModelProto:
     for place, body in known:
         body_at(result.graph, place).CopyFrom(body)
     return result
+
+
+def _open_negative_sizes(graph: GraphProto) -> None:
+    """Some exporters write a size of -1 where it is open; inference would take it for a number."""
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_value < 0:
+                dim.ClearField("dim_value")
 
 
 def _empty(body: GraphProto) -> None:
