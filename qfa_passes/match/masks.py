@@ -24,7 +24,7 @@ from qfa_passes.match.bands import (
     with_band,
 )
 from qfa_passes.match.context import MatchContext
-from qfa_passes.match.index_algebra import Choice, Truth, linears_of
+from qfa_passes.match.index_algebra import ALWAYS, NEVER, Choice, Truth, linears_of
 from qfa_passes.match.index_values import IndexValues
 
 __all__ = ["ScoreExtents", "hides", "resolve_masks", "split_term"]
@@ -122,11 +122,15 @@ def _visible(context: MatchContext, term: MaskTerm, extents: ScoreExtents) -> Vi
     """What a term lets through, if that depends on nothing but indices and lengths."""
     tensor = context.tensors[term.tensor]
     shape = context.shapes.shape(tensor)
-    if term.views or term.fewer_keys or shape is None:
+    if term.fewer_keys or shape is None:
         return None
     value = _index_values(context).value(tensor)
     if isinstance(value, (int, float)) and term.kind is MaskKind.BIAS:
-        return Visible(Truth(True, ()), soft=False) if value == 0 else None
+        return Visible(ALWAYS, soft=False) if value == 0 else None
+    if value in (ALWAYS, NEVER):  # the same in every layout
+        shape = ()
+    elif term.views:
+        return None
     if isinstance(value, Truth) and term.kind is not MaskKind.BIAS and hides(term.fill):
         truth = value if term.kind is MaskKind.KEEP else value.negated()
         return _over_scores(Visible(truth, not math.isinf(term.fill)), shape, extents)

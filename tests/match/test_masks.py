@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from qfa_passes.core.site import MaskKind, MaskTerm
+from qfa_passes.core.site import Mask, MaskKind, MaskTerm
 from tests.match.blocks import PLAIN_INPUTS, Block, refusal_of, site_of
 from tests.match.oracle import check_site
 
@@ -99,6 +99,14 @@ UNDERSTOOD = {
     ),
     "all true": (
         block("y = Where(yes, x, ninf)", PLAIN_INPUTS, f"{INF}, bool[1,1] yes = {{1}}"),
+        [],
+    ),
+    "zeros": (
+        block(
+            "s = Shape(x) z = ConstantOfShape(s) n = Mul(z, half) y = Add(n, x)",
+            PLAIN_INPUTS,
+            f"{INF}, float half = {{0.5}}",
+        ),
         [],
     ),
     "constant bias": (
@@ -265,3 +273,20 @@ def test_a_bias_that_is_added_twice_counts_twice(mask: str, factors: dict[str, f
     assert [(term.tensor, term.factor) for term in site.mask.terms] == [
         (name.strip(), factor) for name, factor in factors.items()
     ]
+
+
+def test_zeros_in_merged_axes() -> None:
+    """What exporters write for a product that is added to nothing."""
+    merged = """int64[3] three = {8, -1, 8}, int64[3] values = {8, -1, 6}, int64[4] four = {2, 4, -1, 6},
+        float half = {0.5}"""
+    made = Block(
+        inputs="float[2,4,S,8] q4, float[2,4,T,8] k4, float[2,4,T,6] v4",
+        constants=merged,
+        before="q = Reshape(q4, three) k = Reshape(k4, three) v = Reshape(v4, values)",
+        keys="kt = Transpose<perm=[0,2,1]>(k)",
+        mask="s = Shape(x) z = ConstantOfShape(s) n = Mul(z, half) y = Add(n, x)",
+        product="o3 = MatMul(w, v) o = Reshape(o3, four)",
+        outputs="float[2,4,S,6] o",
+    )
+    site = check_site(made.model())
+    assert (site.num_heads, site.mask) == (4, Mask())
