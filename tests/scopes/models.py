@@ -72,6 +72,17 @@ def merged(then_model: ModelProto, else_model: ModelProto, *, flag: str = "flag"
     return model
 
 
+def prefixed(model: ModelProto, prefix: str) -> ModelProto:
+    """The model with other names for everything but its input."""
+    result: ModelProto = onnx.compose.add_prefix(model, prefix)
+    for node in result.graph.node:
+        for position, name in enumerate(node.input):
+            if name == f"{prefix}x0":
+                node.input[position] = "x0"
+    result.graph.input[0].name = "x0"
+    return result
+
+
 def merged_decoder() -> ModelProto:
     """Two causal blocks in one branch, one block without mask in the other; they share the weights of layer 0."""
     return merged(DECODER.model(), OTHER.model())
