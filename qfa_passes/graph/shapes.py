@@ -70,9 +70,14 @@ def _sharpened(shape: Shape | None, declared: Shape | None) -> Shape | None:
     if shape is None or declared is None or len(shape) != len(declared):
         return declared if shape is None else shape
     return tuple(
-        other if other.value is not None or dim.is_anonymous else dim
+        other if other.value is not None or (dim.is_anonymous and not _is_invented(other)) else dim
         for dim, other in zip(shape, declared, strict=True)
     )
+
+
+def _is_invented(dim: Dim) -> bool:
+    """True for a name that the onnx package makes up for each value anew, whatever it has in common with others."""
+    return dim.is_anonymous or str(dim).startswith("unk__")
 
 
 _MALFORMED: Final = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
