@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import onnx_graphsurgeon as gs
 
 from qfa_passes.core.site import MaskKind
 from qfa_passes.graph.ir import is_op, producer
 from qfa_passes.match.context import MatchContext, MatchFailure
 from qfa_passes.match.fills import uniform_value
-from qfa_passes.match.masks import hides
 from qfa_passes.match.scores import Scores
+
+_HIDDEN: Final = -9000.0
+"""A key with this score has a weight that float32 cannot tell from zero, next to any that a model computes."""
 
 
 def zeroing(context: MatchContext, node: gs.Node, weights: gs.Tensor, scores: Scores) -> str | None:
@@ -32,7 +36,7 @@ def zeroing(context: MatchContext, node: gs.Node, weights: gs.Tensor, scores: Sc
     wanted = _plain(condition, keeps)
     for mask in scores.masks:
         term = mask.term
-        if term.kind is MaskKind.BIAS or not hides(term.fill):
+        if term.kind is MaskKind.BIAS or term.fill > _HIDDEN:
             continue
         if _plain(context.tensors[term.tensor], term.kind is MaskKind.KEEP) == wanted:
             return term.tensor

@@ -75,6 +75,19 @@ def test_fill_of_several_numbers_is_none() -> None:
 
 SHIFTS = {
     "largest score": ("h = ReduceMax<axes=[-1]>(x) y = Sub(x, h)", None),
+    "its axis put back": (
+        "h0 = ReduceMax<axes=[-1], keepdims=0>(x) h = Unsqueeze(h0, last) y = Sub(x, h)",
+        None,
+    ),
+    "between two factors, as in CogView": (
+        """z = Div(x, alpha) h0 = ReduceMax<axes=[3], keepdims=0>(z) h = Unsqueeze(h0, last) d = Sub(z, h)
+        y = Mul(d, alpha)""",
+        None,
+    ),
+    "its axis put elsewhere": (
+        "h0 = ReduceMax<axes=[-1], keepdims=0>(x) h = Unsqueeze(h0, rows) y = Sub(x, h)",
+        "operator ReduceMax",
+    ),
     "largest of all": ("h = ReduceMax(x) y = Sub(x, h)", "used by 2 nodes"),
     "largest of a query's column": ("h = ReduceMax<axes=[2]>(x) y = Sub(x, h)", "used by 2 nodes"),
     "smallest score": ("h = ReduceMin<axes=[-1]>(x) y = Sub(x, h)", "used by 2 nodes"),
@@ -85,7 +98,9 @@ SHIFTS = {
 @pytest.mark.parametrize("name", SHIFTS)
 def test_shifted_rows(name: str) -> None:
     mask, reason = SHIFTS[name]
-    block = Block(mask=mask)
+    block = Block(
+        constants="int64[1] last = {-1}, int64[1] rows = {2}, float alpha = {32.0}", mask=mask
+    )
     if reason is None:
         assert check_site(block.model()).mask.terms == ()
     else:

@@ -15,6 +15,7 @@ MASKED = Block(
 )
 FORMS = {
     "plain": MASKED,
+    "ten thousand": replace(MASKED, constants=MASKED.constants.replace("-3.4e38", "-10000.0")),
     "negated both": replace(
         MASKED, mask="d = Not(keep) y = Where(d, low, x)", weights="w = Where(d, zero, p)"
     ),
