@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx
 from onnx import GraphProto, ModelProto
 
-from qfa_passes.graph.scopes import bodies_of, body_at
+from qfa_passes.graph.scopes import bodies_of
 
 
 def typed(proto: ModelProto) -> ModelProto:
@@ -14,7 +14,6 @@ def typed(proto: ModelProto) -> ModelProto:
     Bodies of control flow stay as they are: the onnx package (1.22) mixes up what it knows of values that have the same
     name in two branches, and what it then writes into them is wrong. What a body gives is what it declares.
     """
-    known = [(place, body) for place, _, body in bodies_of(proto.graph)]
     source = ModelProto()
     source.CopyFrom(proto)
     _open_negative_sizes(source.graph)
@@ -26,8 +25,11 @@ def typed(proto: ModelProto) -> ModelProto:
         result = onnx.shape_inference.infer_shapes(source, data_prop=not whole)
     except onnx.shape_inference.InferenceError:
         return proto
-    for place, body in known:
-        body_at(result.graph, place).CopyFrom(body)
+    # In order, for nodes need not have names.
+    for (_, _, empty), (_, _, body) in zip(
+        bodies_of(result.graph), bodies_of(proto.graph), strict=True
+    ):
+        empty.CopyFrom(body)
     return result
 
 
