@@ -12,10 +12,11 @@ from qfa_passes.match.index_algebra import Linear, Truth
 
 @dataclass(frozen=True, slots=True)
 class ScoreExtents:
-    """Symbolic S and T of the scores that a mask applies to."""
+    """Symbolic S and T of the scores that a mask applies to, and B if it is an axis of its own."""
 
     queries: Dim
     keys: Dim
+    batch: Dim | None = None
 
     def offset(self, *, at_end: bool) -> Dim:
         """Where query 0 stands."""

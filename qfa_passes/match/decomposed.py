@@ -165,7 +165,7 @@ def _read_as(context: MatchContext, block: _Block, layout: ScoreLayout) -> Atten
     assert query is not None and key is not None and value is not None
     terms = _terms(block, layout)
     mask = (
-        resolve_masks(context, terms, ScoreExtents(layout.queries, layout.columns))
+        resolve_masks(context, terms, ScoreExtents(layout.queries, layout.columns, layout.batch))
         if terms
         else Mask()
     )

@@ -15,6 +15,7 @@ from qfa_passes.core.view import View, ViewOp
 from qfa_passes.graph.constants import constant_value, scalar_value
 from qfa_passes.graph.ir import is_op, producer
 from qfa_passes.graph.shapes import Shape
+from qfa_passes.match.at_lengths import take_triangle
 from qfa_passes.match.bands import (
     Band,
     ScoreExtents,
@@ -68,6 +69,8 @@ def resolve_masks(
     """Reads a mask's terms as simply as can be: what is provably a band joins the attributes of ``base``."""
     counts = Counter(part for term in terms for part in split_term(context, term))
     parts = tuple(dict.fromkeys(_repeated(part, times) for part, times in counts.items()))
+    if base == OPEN:
+        base, parts = take_triangle(context, _index_values(context), parts, extents)
     seen = {part: _visible(context, part, extents) for part in parts}
     ways = [(at_end, _fold(parts, seen, extents, at_end, base)) for at_end in _alignments(base)]
     at_end, best = max(ways, key=lambda way: (way[1].folded, way[1].band.right == 0))

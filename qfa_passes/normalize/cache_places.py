@@ -17,7 +17,8 @@ class CachePlaces:
     """Integers that all heads, and often all blocks, have in common.
 
     Attributes:
-        past: (B): how many keys each batch has from earlier runs; None: none has any.
+        lengths: (B): how many keys each batch has with the new ones; None: those are all.
+        past: (B): how many it has from earlier runs; None: none has any.
         first: Truth value: this is the first run. None where ``past`` is.
         rows: S, scalar.
         length: L, scalar: places of the joined cache.
@@ -25,6 +26,7 @@ class CachePlaces:
         steps: (S): 0, 1, 2, ...
     """
 
+    lengths: gs.Tensor | None
     past: gs.Tensor | None
     first: gs.Tensor | None
     rows: gs.Tensor
@@ -53,7 +55,7 @@ def cache_places(writer: Writer, shared: Shared, request: Grouped) -> CachePlace
 def _alone(writer: Writer, request: Grouped) -> CachePlaces:
     rows = writer.extent("rows", request.fused.inputs["query"], 1)
     steps = _range(writer, "steps", rows)
-    return CachePlaces(None, None, rows, rows, steps, steps)
+    return CachePlaces(None, None, None, rows, rows, steps, steps)
 
 
 def _with_past(writer: Writer, request: Grouped, before: gs.Tensor) -> CachePlaces:
@@ -63,13 +65,14 @@ def _with_past(writer: Writer, request: Grouped, before: gs.Tensor) -> CachePlac
     total = writer.reshape("total_scalar", total)
     ends = writer.reshape("ends", _wide(writer, "last", inputs["seqlens_k"]), -1)
     first = writer.op("Equal", "is_first", rows, total, dtype=np.bool_)
-    new = writer.op("Sub", "all_but_last", rows, writer.scalar("one", 1), dtype=np.int64)
-    past = writer.op("Sub", "before", ends, new, dtype=np.int64)
-    past = writer.op("Where", "past", first, writer.scalar("none", 0), past, dtype=np.int64)
+    counts = writer.op("Add", "counts", ends, writer.scalar("one", 1), dtype=np.int64)
+    lengths = writer.op("Where", "lengths", first, rows, counts, dtype=np.int64)
+    past = writer.op("Sub", "past", lengths, rows, dtype=np.int64)
     room = writer.extent("room", before, 2)
     length = writer.op("Max", "length", room, total, dtype=np.int64)
     places = _range(writer, "places", length)
-    return CachePlaces(past, first, rows, length, places, _range(writer, "steps", rows))
+    steps = _range(writer, "steps", rows)
+    return CachePlaces(lengths, past, first, rows, length, places, steps)
 
 
 def positions(writer: Writer, shared: Shared, request: Grouped, cache: CachePlaces) -> gs.Tensor:
@@ -94,28 +97,32 @@ def positions(writer: Writer, shared: Shared, request: Grouped, cache: CachePlac
     return counted
 
 
-def visible(writer: Writer, shared: Shared, request: Grouped, cache: CachePlaces) -> gs.Tensor:
-    """(B, 1, S or 1, L), or (S, S) without a past: which keys a query sees."""
+def visible(
+    writer: Writer, shared: Shared, request: Grouped, cache: CachePlaces, keys: gs.Tensor
+) -> gs.Tensor:
+    """(B, 1, S or 1, L), or (S, S) without a past: which of the ``keys`` (B, Hkv, L, D) a query sees."""
     where = ("visible", id(cache), request.causal, request.window)
     if where not in shared:
-        shared[where] = _visible(writer, request, cache)
+        shared[where] = _visible(writer, request, cache, keys)
     return shared[where]
 
 
-def _visible(writer: Writer, request: Grouped, cache: CachePlaces) -> gs.Tensor:
+def _visible(writer: Writer, request: Grouped, cache: CachePlaces, keys: gs.Tensor) -> gs.Tensor:
+    places = _range(writer, "key_places", writer.extent("key_count", keys, 2))
     if not request.causal:
-        ends = writer.reshape(
-            "key_ends", _wide(writer, "key_last", request.fused.inputs["seqlens_k"]), -1, 1, 1, 1
-        )
-        return writer.op("LessOrEqual", "visible", cache.places, ends, dtype=np.bool_)
+        last = _wide(writer, "key_last", request.fused.inputs["seqlens_k"])
+        last = writer.reshape("key_last_list", last, -1)
+        counts = writer.op("Add", "key_counts", last, writer.scalar("one", 1), dtype=np.int64)
+        ends = writer.unsqueeze("key_ends", counts, 1, 2, 3)
+        return writer.op("Less", "visible", places, ends, dtype=np.bool_)
     column = writer.unsqueeze("steps_column", cache.steps, 1)
     own = _behind(writer, "query_places", cache.past, column, (1, 2, 3))
-    keep = writer.op("LessOrEqual", "causal", cache.places, own, dtype=np.bool_)
+    keep = writer.op("LessOrEqual", "causal", places, own, dtype=np.bool_)
     if request.window < 0:
         return keep
     width = writer.scalar("window", request.window)
     edge = writer.op("Sub", "window_edge", own, width, dtype=np.int64)
-    near = writer.op("Greater", "near", cache.places, edge, dtype=np.bool_)
+    near = writer.op("Greater", "near", places, edge, dtype=np.bool_)
     return writer.op("And", "visible", keep, near, dtype=np.bool_)
 
 

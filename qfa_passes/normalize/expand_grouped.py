@@ -42,7 +42,7 @@ def expand_grouped(writer: Writer, shared: Shared, request: Grouped) -> None:
         request.scale,
         request.softcap,
         biases=[] if bias is None else [bias],
-        keep=visible(writer, shared, request, cache),
+        keep=visible(writer, shared, request, cache, key),
         sink=_sink(writer, request),
     )
     key_t = writer.transpose("key_t", _repeated(writer, "key", key, request), 0, 1, 3, 2)
