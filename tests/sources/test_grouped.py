@@ -146,7 +146,11 @@ VARIANTS = {
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_variants(name: str) -> None:
-    VARIANTS[name].check(*STEPS.values())
+    variant = VARIANTS[name]
+    mask = variant.check(*STEPS.values()).mask
+    if variant.attrs.get("causal", 1):
+        assert mask.causal and mask.queries_at_end and mask.kv_length and not mask.terms
+        assert mask.left_window == max(variant.attrs.get("local_window_size", 0), 0) - 1
 
 
 @pytest.mark.parametrize("name", VARIANTS)
