@@ -12,7 +12,7 @@ from qfa_passes.graph.ir import Graph
 
 
 def bypass(graph: Graph, node: gs.Node) -> bool:
-    """Lets every consumer of a one-output node read its first input instead; the node becomes dead.
+    """Lets every consumer of a one-output node read its first input, the same numbers; the node becomes dead.
 
     Returns:
         False if the name of its output must stay: a graph output, or a value that a nested body reads.
@@ -20,6 +20,7 @@ def bypass(graph: Graph, node: gs.Node) -> bool:
     source, output = node.inputs[0], node.outputs[0]
     if any(value is output for value in graph.gs.outputs) or graph.is_captured(output):
         return False
+    graph.learn(source, output)
     replace_uses(output, source)
     node.outputs.clear()
     return True

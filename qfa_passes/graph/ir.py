@@ -8,12 +8,12 @@ body captures stand as extra inputs of the control-flow node, so that ordering a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import TypeGuard
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final, TypeGuard
 
 import onnx
 import onnx_graphsurgeon as gs
-from onnx import GraphProto, ModelProto, NodeProto
+from onnx import GraphProto, ModelProto, NodeProto, helper
 from onnx_graphsurgeon.logger import G_LOGGER
 
 from qfa_passes.errors import InvalidModelError
@@ -30,6 +30,11 @@ from qfa_passes.graph.preserved import (
 )
 
 G_LOGGER.severity = G_LOGGER.ERROR
+
+Extent = int | str | None
+
+_MADE_UP: Final = ("unk__", "?")
+"""Names of extents begin so if shape inference gave them."""
 
 
 class Graph:
@@ -101,6 +106,21 @@ class Graph:
         present = {node.name for node in self.gs.nodes}
         yield from (kept.proto for name, kept in self._kept.items() if name in present)
 
+    def learn(self, tensor: gs.Tensor, same: gs.Tensor) -> None:
+        """Takes over what is declared of a value that holds the same numbers and is about to go."""
+        if isinstance(tensor, gs.Constant) or not tensor.inputs or same.shape is None:
+            return
+        tensor.dtype = tensor.dtype or same.dtype
+        shape: tuple[Extent, ...] | None
+        shape = tuple(same.shape) if tensor.shape is None else _joined(tensor.shape, same.shape)
+        if shape is None or (tensor.shape is not None and shape == tuple(tensor.shape)):
+            return
+        tensor.shape = shape
+        known = self._values.get(tensor.name)
+        if known is not None:
+            kind = known.type.tensor_type.elem_type
+            self._values[tensor.name] = helper.make_tensor_value_info(tensor.name, kind, shape)
+
     def is_captured(self, tensor: gs.Tensor) -> bool:
         """True if the body of a control-flow node reads the value by its name."""
         for consumer in tensor.outputs:
@@ -158,6 +178,20 @@ def is_op(node: gs.Node | None, *op_types: str) -> TypeGuard[gs.Node]:
 def producer(tensor: gs.Tensor) -> gs.Node | None:
     """The node that computes a value; None for inputs and initializers."""
     return tensor.inputs[0] if tensor.inputs else None
+
+
+def _joined(first: Sequence[Extent], second: Sequence[Extent]) -> tuple[Extent, ...] | None:
+    """The better told of two declared shapes, axis by axis; None if their ranks differ."""
+    if len(first) != len(second):
+        return None
+    return tuple(max(pair, key=_told) for pair in zip(first, second, strict=True))
+
+
+def _told(extent: Extent) -> int:
+    """2 for a number, 1 for a name that the model gave, 0 for one that inference made up."""
+    if isinstance(extent, int):
+        return 2
+    return int(isinstance(extent, str) and bool(extent) and not extent.startswith(_MADE_UP))
 
 
 def _copy(proto: ModelProto) -> ModelProto:

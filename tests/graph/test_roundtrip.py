@@ -295,3 +295,21 @@ def test_many_nodes_of_one_name_are_named_in_linear_time() -> None:
     )
     name_nodes(graph)
     assert len({node.name for node in graph.node}) == 20_000
+
+
+def test_declared_extents_outlive_the_value_that_they_were_declared_of() -> None:
+    """Inference cannot tell the product's extents; the export declares them behind an Identity."""
+    proto = onnx.parser.parse_model(
+        """
+        <ir_version: 8, opset_import: ["": 17]>
+        g (float[a, b] x, int64[2] to) => (float[c, d] z)
+        <float[seq, 8] y>
+        { r = Reshape(x, to) y = Identity(r) z = Relu(y) }
+        """
+    )
+    graph = Graph(onnx.shape_inference.infer_shapes(proto))
+    (identity,) = [node for node in graph.nodes if node.op == "Identity"]
+    assert bypass(graph, identity)
+    (value,) = [value for value in graph.finish().graph.value_info if value.name == "r"]
+    dims = value.type.tensor_type.shape.dim
+    assert (dims[0].dim_param, dims[1].dim_value) == ("seq", 8)
