@@ -69,3 +69,54 @@ def calling(*, scale: float | None = 0.25, domain: str = "mine") -> ModelProto:
     model.functions.extend([function(ATTEND, domain), function(DOUBLE, domain)])
     model.opset_import.append(helper.make_opsetid(domain, 1))
     return model
+
+
+SOFTEN = """
+    <opset_import: ["" : 17]>
+    Soften <axis: int = -1> (x) => (y) { [inner] y = Softmax <axis: int = @axis> (x) }"""
+
+TIMES = """
+    <opset_import: ["" : 17]>
+    Times (a, b) => (c) { c = MatMul (a, b) }"""
+
+BLOCK = """
+    <opset_import: ["" : 17, "mine" : 1]>
+    Block (x, wq, wk, wv, wo) => (y)
+    {
+        q = mine.Times (x, wq)
+        k = mine.Times (x, wk)
+        v = mine.Times (x, wv)
+        [attend] o = mine.Attend <scale = 0.25> (q, k, v)
+        o_rows = Transpose <perm = [0, 2, 1, 3]> (o)
+        joined = Constant <value_ints = [0, 0, 64]> ()
+        o_flat = Reshape (o_rows, joined)
+        o_proj = mine.Times (o_flat, wo)
+        doubled = mine.Double (o_proj)
+        y = Add (x, doubled)
+    }"""
+
+
+def library_style() -> ModelProto:
+    """Blocks as functions of functions, down to one function an operator, as some exporters write them."""
+    parts = (
+        ATTEND.replace("s = MatMul (q, kt)", "s = mine.Times (q, kt)")
+        .replace(
+            "[softmax] p = Softmax <axis = -1> (s_scaled)", "[softmax] p = mine.Soften (s_scaled)"
+        )
+        .replace("o = MatMul (p, v)", "o = mine.Times (p, v)")
+        .replace('<opset_import: ["" : 17]>', '<opset_import: ["" : 17, "mine" : 1]>')
+    )
+    model = DECODER.model()
+    del model.graph.node[:]
+    for i in range(2):
+        weights = [f"w{letter}{i}" for letter in "qkvo"]
+        model.graph.node.append(
+            helper.make_node(
+                "Block", [f"x{i}", *weights], [f"x{i + 1}"], f"layer_{i}", domain="mine"
+            )
+        )
+    model.graph.node.append(helper.make_node("Double", ["x2"], ["y"], "doubling", domain="mine"))
+    for text in (parts, DOUBLE, SOFTEN, TIMES, BLOCK):
+        model.functions.append(function(text))
+    model.opset_import.append(helper.make_opsetid("mine", 1))
+    return model

@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 from onnx import helper
+from onnx.reference import ReferenceEvaluator
 
 from qfa_passes import api
+from qfa_passes.normalize.inline_functions import inline_attention
 from tests.end_to_end.outcomes import (
     assert_valid,
     float_outputs,
@@ -13,7 +15,7 @@ from tests.end_to_end.outcomes import (
     statuses,
     worst,
 )
-from tests.scopes.functions import DECODER, calling
+from tests.scopes.functions import DECODER, calling, library_style
 from tests.scopes.models import inner_nodes, merged
 
 
@@ -52,7 +54,7 @@ def test_call_that_is_excluded_stays() -> None:
 
 def test_nothing_is_inlined_for_nothing() -> None:
     model = calling()
-    result = api.optimize(model, max_error=1e-9)
+    result = api.optimize(model, max_error=0.0)
     assert statuses(result) == ["restored", "restored"]
     assert operators(result.model).count("Attend") == 2
     assert [function.name for function in result.model.functions] == ["Attend", "Double"]
@@ -151,3 +153,48 @@ def test_names_do_not_meet() -> None:
     assert result.report.sites[0].name == "block_0_call/softmax"
     feed = DECODER.feeds()
     assert worst(outputs(result.model, feed), float_outputs(model, feed)) < 5e-4
+
+
+def test_functions_of_functions() -> None:
+    model = library_style()
+    result = api.optimize(model, format="float")
+    assert statuses(result) == ["fused", "fused"]
+    names = [site.name for site in result.report.sites]
+    assert names == ["layer_0/attend/softmax/inner", "layer_1/attend/softmax/inner"]
+    assert_valid(result.model)
+    ops = operators(result.model)
+    assert ops.count("QuantFlashAttention") == 2
+    assert ops.count("Times") == 8, "projections are no part of attention"
+    feed = DECODER.feeds()
+    wanted = float_outputs(model, feed)
+    assert worst(outputs(result.model, feed), wanted) < 1e-10
+    assert worst(outputs(result.model, feed, library=False), wanted) < 1e-10
+    twice = api.optimize(result.model, format="float").model
+    same = twice.SerializeToString(deterministic=True)
+    assert same == result.model.SerializeToString(deterministic=True)
+
+
+def test_layer_that_is_excluded_stays_one_call() -> None:
+    model = library_style()
+    result = api.optimize(model, exclude="layer_0/")
+    assert statuses(result) == ["exempt", "fused"]
+    assert operators(result.model)[0] == "Block"
+    feed = DECODER.feeds()
+    assert worst(outputs(result.model, feed), float_outputs(model, feed)) < 5e-3
+
+
+def test_outputs_that_a_call_leaves_out_and_inputs_that_it_hands_on() -> None:
+    """ONNX Runtime takes no such function; the reference evaluator does."""
+    model = calling()
+    model.functions[0].output.extend(["s", "q_flat"])
+    for node in model.graph.node:
+        if node.name == "block_1":
+            node.output.extend(["unread", "handed_on"])
+    model.graph.output.append(model.graph.output[0])
+    model.graph.output[-1].name = "handed_on"
+    inlined = inline_attention(model)
+    assert inlined.calls == ["block_0", "block_1"]
+    del inlined.proto.functions[0]
+    feed = DECODER.feeds(length=9)
+    wanted = ReferenceEvaluator(model).run(None, feed)
+    assert worst(outputs(inlined.proto, feed, library=False), wanted) < 1e-10
