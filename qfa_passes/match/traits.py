@@ -21,7 +21,7 @@ _STEPS: Final = 6
 def with_traits(context: MatchContext, site: AttentionSite) -> AttentionSite:
     """The site with its kind and its extents B, S and T filled in."""
     layout = Layout.of(site, context.shapes)
-    kind = [_self_or_cross(layout)]
+    kind = [_self_or_cross(site, layout)]
     if site.v_channels != site.qk_channels and _joins_channels(context.tensors[site.key.tensor]):
         kind.append("MLA")
     extents = (layout.batch, layout.queries, layout.all_keys)
@@ -29,9 +29,9 @@ def with_traits(context: MatchContext, site: AttentionSite) -> AttentionSite:
     return replace(site, kind=tuple(word for word in kind if word), extents=words)
 
 
-def _self_or_cross(layout: Layout) -> str:
+def _self_or_cross(site: AttentionSite, layout: Layout) -> str:
     """Told from the lengths: the keys of self-attention are those of the queries, behind past ones."""
-    if layout.queries == layout.keys:
+    if layout.queries == layout.keys or site.mask.causal:  # only one's own keys can come later
         return "self"
     if any(_ANONYMOUS.search(repr(dim)) for dim in (layout.queries, layout.keys)):
         return ""

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Final
 
 import onnx
-from onnx import ModelProto
+from onnx import ModelProto, NodeProto
 
 from qfa_passes.core.model import opset_of
 from qfa_passes.errors import UnsupportedModelError
+from qfa_passes.graph.attention_hints import every_node
 from qfa_passes.graph.graph_pass import GraphPass
 from qfa_passes.normalize.expand_fused import ExpandFused
 from qfa_passes.normalize.expand_products import ExpandProducts
@@ -18,6 +19,7 @@ from qfa_passes.normalize.infer_types import InferTypes
 from qfa_passes.normalize.join_softmax import JoinSoftmax
 from qfa_passes.normalize.lift_constants import LiftConstants
 from qfa_passes.normalize.merge_casts import MergeCasts
+from qfa_passes.normalize.move_floors import MoveFloors
 from qfa_passes.normalize.move_scales import MoveScales
 from qfa_passes.normalize.raise_shapes import RaiseShapes
 from qfa_passes.normalize.remove_identity import RemoveIdentity
@@ -37,6 +39,7 @@ def normalize_passes(keep: frozenset[str] = frozenset()) -> tuple[GraphPass, ...
         RaiseShapes(),  # before shape folding, which then sees fewer values
         ExpandProducts(keep),
         MoveScales(),  # after products are all MatMul
+        MoveFloors(),
         WidenMasks(),
         FoldShapes(),  # last: needs the shapes of what remains
     )
@@ -49,6 +52,11 @@ OLDEST_OPSET: Final = 15
 
 TARGET_OPSET: Final = 17
 
+_OF_RUNTIME: Final = ("SimplifiedLayerNormalization",)
+"""In the standard domain of ONNX Runtime, but not of ONNX, whose converter knows no others."""
+
+_ASIDE: Final = "qfa.aside"
+
 
 def raise_opset(proto: ModelProto) -> ModelProto:
     """Converts a model older than ai.onnx 15 to 17; newer models are returned as they are.
@@ -60,10 +68,34 @@ def raise_opset(proto: ModelProto) -> ModelProto:
     if version >= OLDEST_OPSET:
         return proto
     try:
-        return onnx.version_converter.convert_version(proto, TARGET_OPSET)
+        return _converted(proto)
     except Exception as error:  # the converter raises RuntimeError and its own types
         raise UnsupportedModelError(
             f"the model uses ai.onnx opset {version} and could not be converted to {TARGET_OPSET}",
             why=str(error).splitlines()[0] if str(error) else type(error).__name__,
             hint=f"export it again with opset {TARGET_OPSET} or later",
         ) from error
+
+
+def _converted(proto: ModelProto) -> ModelProto:
+    """Converts a model; operators that ONNX Runtime keeps in the standard domain stay as they are."""
+    aside = ModelProto()
+    aside.CopyFrom(proto)
+    found = [node for node in every_node(aside.graph.node) if _is_of_runtime(node)]
+    if not found:
+        return onnx.version_converter.convert_version(proto, TARGET_OPSET)
+    for node in found:
+        node.domain = _ASIDE
+    aside.opset_import.append(onnx.helper.make_opsetid(_ASIDE, 1))
+    raised = onnx.version_converter.convert_version(aside, TARGET_OPSET)
+    for node in every_node(raised.graph.node):
+        if node.domain == _ASIDE:
+            node.domain = ""
+    kept = [entry for entry in raised.opset_import if entry.domain != _ASIDE]
+    del raised.opset_import[:]
+    raised.opset_import.extend(kept)
+    return raised
+
+
+def _is_of_runtime(node: NodeProto) -> bool:
+    return node.op_type in _OF_RUNTIME and node.domain in ("", "ai.onnx")

@@ -36,6 +36,24 @@ def test_newer_model_is_left_alone(opset: int) -> None:
     assert raise_opset(model) is model
 
 
+def test_operators_that_only_the_runtime_knows_stay() -> None:
+    model = onnx.parser.parse_model(
+        """<ir_version: 7, opset_import: ["": 12, "com.microsoft": 1]> g (float[2,4] x, float[4] w) => (float[2,4] z)
+        <int64[1] axes = {1}> {
+            n = SimplifiedLayerNormalization <axis = -1> (x, w) r = ReduceSum <axes = [1], keepdims = 1> (n)
+            g = com.microsoft.FastGelu(n) z = Mul(g, r)
+        }"""
+    )
+    raised = raise_opset(model)
+    assert {entry.domain: entry.version for entry in raised.opset_import} == {
+        "": 17,
+        "com.microsoft": 1,
+    }
+    assert [node.domain for node in raised.graph.node if "Simplified" in node.op_type] == [""]
+    for left, right in zip(outputs(model), outputs(raised), strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
 def test_what_cannot_be_converted_is_refused() -> None:
     model = onnx.parser.parse_model(
         '<ir_version: 7, opset_import: ["": 13]> g (float[N] x) => (float[N] y) { y = Nonsense(x) }'
