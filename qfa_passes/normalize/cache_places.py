@@ -9,6 +9,7 @@ import onnx_graphsurgeon as gs
 
 from qfa_passes.graph.contrib.grouped import Grouped
 from qfa_passes.normalize.causal_keep import Shared
+from qfa_passes.normalize.window_cache import resident
 from qfa_passes.normalize.writer import Writer
 
 
@@ -19,6 +20,9 @@ class CachePlaces:
     Attributes:
         lengths: (B): how many keys each batch has with the new ones; None: those are all.
         past: (B): how many it has from earlier runs; None: none has any.
+        position: (B): where its first new key stands in the sequence; ``past``, unless keys were evicted.
+        present: (B): where the present cache starts in the joined one, if it evicts keys.
+        room: C, scalar: places of the cache before.
         first: Truth value: this is the first run. None where ``past`` is.
         rows: S, scalar.
         length: L, scalar: places of the joined cache.
@@ -28,6 +32,9 @@ class CachePlaces:
 
     lengths: gs.Tensor | None
     past: gs.Tensor | None
+    position: gs.Tensor | None
+    present: gs.Tensor | None
+    room: gs.Tensor
     first: gs.Tensor | None
     rows: gs.Tensor
     length: gs.Tensor
@@ -42,7 +49,8 @@ def cache_places(writer: Writer, shared: Shared, request: Grouped) -> CachePlace
     assert query is not None
     extent = None if before is None else shapes.shape(before)
     lengths = inputs["seqlens_k"].name, inputs["total_sequence_length"].name
-    where = ("cache", query[1], None if extent is None else extent[2], *lengths)
+    window = request.window if request.evicts else None
+    where = ("cache", query[1], None if extent is None else extent[2], *lengths, window)
     known = shared.get(where)
     if not isinstance(known, CachePlaces):
         known = (
@@ -55,7 +63,7 @@ def cache_places(writer: Writer, shared: Shared, request: Grouped) -> CachePlace
 def _alone(writer: Writer, request: Grouped) -> CachePlaces:
     rows = writer.extent("rows", request.fused.inputs["query"], 1)
     steps = _range(writer, "steps", rows)
-    return CachePlaces(None, None, None, rows, rows, steps, steps)
+    return CachePlaces(None, None, None, None, rows, None, rows, rows, steps, steps)
 
 
 def _with_past(writer: Writer, request: Grouped, before: gs.Tensor) -> CachePlaces:
@@ -69,10 +77,21 @@ def _with_past(writer: Writer, request: Grouped, before: gs.Tensor) -> CachePlac
     lengths = writer.op("Where", "lengths", first, rows, counts, dtype=np.int64)
     past = writer.op("Sub", "past", lengths, rows, dtype=np.int64)
     room = writer.extent("room", before, 2)
-    length = writer.op("Max", "length", room, total, dtype=np.int64)
-    places = _range(writer, "places", length)
     steps = _range(writer, "steps", rows)
-    return CachePlaces(lengths, past, first, rows, length, places, steps)
+    if not request.evicts:
+        length = writer.op("Max", "length", room, total, dtype=np.int64)
+        places = _range(writer, "places", length)
+        return CachePlaces(lengths, past, past, None, room, first, rows, length, places, steps)
+    held = resident(writer, "before", past, room, request.window)
+    lengths = writer.op("Add", "joined_lengths", held, rows, dtype=np.int64)
+    length = writer.op("Add", "length", room, rows, dtype=np.int64)
+    kept = resident(writer, "after", counts, room, request.window)
+    gone = writer.op("Sub", "gone", counts, kept, dtype=np.int64)
+    oldest = writer.op("Sub", "oldest", past, held, dtype=np.int64)
+    start = writer.op("Sub", "present_start", gone, oldest, dtype=np.int64)
+    held = writer.op("Sub", "held", lengths, rows, dtype=np.int64)  # as the matcher reads it
+    places = _range(writer, "places", length)
+    return CachePlaces(lengths, held, past, start, room, first, rows, length, places, steps)
 
 
 def positions(writer: Writer, shared: Shared, request: Grouped, cache: CachePlaces) -> gs.Tensor:
@@ -86,7 +105,7 @@ def positions(writer: Writer, shared: Shared, request: Grouped, cache: CachePlac
         return shared[where]
     steps = writer.unsqueeze("steps_row", cache.steps, 0)
     if given is None:
-        shared[where] = _behind(writer, "positions", cache.past, steps, (1,))
+        shared[where] = _behind(writer, "positions", cache.position, steps, (1,))
         return shared[where]
     start = writer.cut("position_batch", given, 0, 0, 1)
     start = writer.cut("position_start", start, 1, 0, 1)

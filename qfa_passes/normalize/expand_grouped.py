@@ -21,6 +21,7 @@ from qfa_passes.normalize.cache_places import (
 )
 from qfa_passes.normalize.causal_keep import Shared
 from qfa_passes.normalize.rotary import angles, rotate
+from qfa_passes.normalize.window_cache import kept
 from qfa_passes.normalize.writer import Writer
 
 
@@ -49,9 +50,16 @@ def expand_grouped(writer: Writer, shared: Shared, request: Grouped) -> None:
     result = attend(writer, query, key_t, _repeated(writer, "value", value, request), scores)
     merged = merge_heads(writer, result, request.heads * request.channels)
     writer.give(merged, fused.outputs[0])
-    for tensor, output in ((key, fused.output(1)), (value, fused.output(2))):
-        if output is not None:
-            writer.give_any(tensor, output)
+    for name, tensor, output in zip(
+        ("present_key", "present_value"), (key, value), fused.outputs[1:], strict=False
+    ):
+        if not output.name:
+            continue
+        if cache.present is not None:
+            last = writer.extent(f"{name}_count", tensor, 2)
+            last = writer.op("Sub", f"{name}_last", last, writer.scalar("one", 1), dtype=np.int64)
+            tensor = kept(writer, name, tensor, cache.present, cache.room, last)
+        writer.give_any(tensor, output)
 
 
 def _heads_first(writer: Writer, request: Grouped) -> list[gs.Tensor]:

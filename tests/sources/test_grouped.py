@@ -191,13 +191,45 @@ def test_half() -> None:
     Grouped(rotary=True, kind=np.float16).check(PROMPT, RAGGED_DECODE)
 
 
+WINDOW_STEPS = {
+    "short prompt": Step(3, 7, (3, 3), 3),
+    "long prompt": Step(12, 7, (12, 12), 12),
+    "chunk longer than the cache": Step(9, 7, (21,), 21),
+    **{f"decode at {length}": Step(1, 7, (length, length - 1), length) for length in range(4, 15)},
+}
+
+
+@pytest.mark.parametrize("window", (3, 6, 7))
+@pytest.mark.parametrize("name", WINDOW_STEPS)
+def test_window_cache(window: int, name: str) -> None:
+    """Only the places that hold a key are compared; the others are not specified."""
+    attrs = {"sliding_window_cache": 1, "local_window_size": window}
+    case, step = Grouped(attrs, packed=True, rotary=True), WINDOW_STEPS[name]
+    source = case.node(step).model()
+    result = normalized(source)
+    feeds = case.feeds(step)
+    before, after = run(source, feeds), run(result, feeds)
+    group = step.room - window + 1
+    for batch, length in enumerate(step.lengths):
+        rows = length if step.rows == step.total else step.rows
+        np.testing.assert_allclose(
+            after[0][batch, :rows], before[0][batch, :rows], rtol=TOLERANCE, atol=TOLERANCE
+        )
+        held = length - group * max(0, -((step.room - length) // group))
+        for old, new in zip(before[1:], after[1:], strict=True):
+            assert new.shape == old.shape
+            np.testing.assert_allclose(
+                new[batch, :, :held], old[batch, :, :held], rtol=TOLERANCE, atol=TOLERANCE
+            )
+    (site,) = find(result)
+    assert isinstance(site, AttentionSite), site
+    assert site.mask.causal and site.mask.kv_length and site.mask.left_window == window - 1
+
+
 def test_refused() -> None:
     scale = {"k_scale": np.ones(1, np.float32), "v_scale": np.ones(1, np.float32)}
     kinds = {"k_quant_type": "PER_TENSOR", "v_quant_type": "PER_TENSOR"}
     assert "quantized" in refused(Grouped(kinds, more=scale).node(DECODE))
-    assert "sliding_window_cache" in refused(
-        Grouped({"sliding_window_cache": 1, "local_window_size": 4}).node(DECODE)
-    )
     norms = {"q_norm_weight": floats(D), "k_norm_weight": floats(D)}
     assert "q_norm_weight" in refused(Grouped(more=norms).node(DECODE))
     scores = Grouped({"qk_output": 1}).node(DECODE)

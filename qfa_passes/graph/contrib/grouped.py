@@ -47,6 +47,7 @@ class Grouped:
         softcap: c * tanh(s / c); 0: none.
         causal: Whether later keys are hidden.
         window: A query sees so many keys, itself included; -1: all.
+        evicts: The cache keeps the keys of the window only.
         smooth: One more key of logit 0 and no value takes part in the softmax.
         element: Element type.
     """
@@ -62,6 +63,7 @@ class Grouped:
     softcap: float
     causal: bool
     window: int
+    evicts: bool
     smooth: bool
     element: np.dtype[np.generic]
 
@@ -73,8 +75,6 @@ def read_grouped(node: gs.Node, shapes: ShapeMap) -> Grouped:
     fused.refuse_inputs("q_norm_weight", "k_norm_weight")
     fused.refuse_output(3, "output_qk")
     fused.require_inputs("query", "seqlens_k", "total_sequence_length")
-    if fused.integer("sliding_window_cache"):
-        raise Unsupported(f"sliding_window_cache of {fused.label} is not supported")
     heads, kv_heads = fused.integer("num_heads"), fused.integer("kv_num_heads")
     if kv_heads < 1 or heads % kv_heads:
         raise Unsupported(f"{heads} query heads of {fused.label} for {kv_heads} key/value heads")
@@ -89,6 +89,11 @@ def read_grouped(node: gs.Node, shapes: ShapeMap) -> Grouped:
     causal, window = bool(fused.integer("causal", 1)), fused.integer("local_window_size", -1)
     if window >= 0 and (not causal or window == 0):
         raise Unsupported(f"local_window_size {window} of {fused.label}")
+    evicts = bool(fused.integer("sliding_window_cache"))
+    if evicts and (window < 0 or "past_key" not in fused.inputs):
+        raise Unsupported(f"{fused.label} has a window cache without a window or without a cache")
+    if evicts and "attention_bias" in fused.inputs:
+        raise Unsupported(f"attention_bias of {fused.label} with a window cache is not supported")
     softcap = fused.number("softcap")
     if not 0 <= softcap < float("inf"):
         raise Unsupported(f"softcap {softcap:g} of {fused.label}")
@@ -104,6 +109,7 @@ def read_grouped(node: gs.Node, shapes: ShapeMap) -> Grouped:
         softcap,
         causal,
         window,
+        evicts,
         fused.integer("smooth_softmax") > 0,
         fused.element("query"),
     )
