@@ -5,7 +5,7 @@ All stages then treat a body like a model. `rebuild` puts what became of the bod
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from onnx import FunctionProto, ModelProto, NodeProto
@@ -247,13 +247,22 @@ def _with_bodies(
     return scope.model.replace_proto(typed(Graph(proto).finish()))
 
 
-def scope_of(result: LoadedModel, scope: Scope, scopes: Sequence[Scope]) -> LoadedModel:
-    """Takes out of a result what a scope has become."""
-    if scope.body is None:
-        return result
-    outer = next(entry for entry in scopes if entry.prefix == scope.body.outer)
-    around = scope_of(result, outer, scopes)
-    return around.replace_proto(OuterScope(around.proto).take_out(scope.body.place).proto)
+def reopened(result: LoadedModel, scopes: Sequence[Scope]) -> Iterator[tuple[Scope, LoadedModel]]:
+    """Yields every scope that is still there with what it has become in a result, outer ones first."""
+    models = {"": result}
+    outer: dict[str, OuterScope] = {}
+    for scope in scopes:
+        if scope.body is not None:
+            around = scope.body.outer
+            if around not in models:
+                continue
+            if around not in outer:
+                outer[around] = OuterScope(models[around].proto)
+            if not outer[around].has(scope.body.place):
+                continue  # what it computed is read no more
+            proto = outer[around].take_out(scope.body.place).proto
+            models[scope.prefix] = result.replace_proto(proto)
+        yield scope, models[scope.prefix]
 
 
 def drop_idle_functions(proto: ModelProto, source: ModelProto) -> None:

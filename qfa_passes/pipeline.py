@@ -39,7 +39,7 @@ from qfa_passes.opened import (
     normalize,
     open_model,
     rebuild,
-    scope_of,
+    reopened,
 )
 from qfa_passes.planning import Errors, Part, exempted, left_in_float, make_plan
 from qfa_passes.report.outcomes import site_outcomes
@@ -288,11 +288,11 @@ class Run:
             check_exact(reference, evidence.feeds, self._exact_stages(scopes))
         if result is normal:
             return
-        for scope in scopes:
+        for scope, model in reopened(result, scopes):
             seen = calibration.evidence[scope.prefix]
             if seen.runs:
                 errors = compare_outputs(
-                    scope_of(result, scope, scopes),
+                    model,
                     seen.feeds,
                     seen.runs,
                     library=self._library is not None,

@@ -92,10 +92,13 @@ def body_at(graph: GraphProto, place: BodyPlace) -> GraphProto:
     """
     for node in graph.node:
         if node.name == place.node:
-            for attribute in node.attribute:
-                if attribute.name == place.attribute:
-                    return attribute.g if place.index is None else attribute.graphs[place.index]
+            return _body_of(node, place)
     raise LookupError(f"no body at {place}")
+
+
+def _body_of(node: NodeProto, place: BodyPlace) -> GraphProto:
+    attribute = next(item for item in node.attribute if item.name == place.attribute)
+    return attribute.g if place.index is None else attribute.graphs[place.index]
 
 
 class OuterScope:
@@ -116,12 +119,17 @@ class OuterScope:
         self._types: dict[str, TypeProto] = {
             value.name: value.type for value in (*graph.input, *graph.output, *graph.value_info)
         }
+        self._nodes = {node.name: node for node in graph.node}
         self._shapes: ShapeMap | None = None
+
+    def has(self, place: BodyPlace) -> bool:
+        """True if the node that carries a body is there."""
+        return place.node in self._nodes
 
     def take_out(self, place: BodyPlace) -> TakenOut:
         """Makes a model of a body."""
-        node = next(node for node in self._proto.graph.node if node.name == place.node)
-        body = body_at(self._proto.graph, place)
+        node = self._nodes[place.node]
+        body = _body_of(node, place)
         proto = ModelProto(ir_version=max(self._proto.ir_version, _OLDEST_IR))
         proto.opset_import.extend(self._proto.opset_import)
         proto.functions.extend(self._proto.functions)
