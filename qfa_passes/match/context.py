@@ -72,6 +72,7 @@ class MatchContext:
             )
         consumers = list({id(node): node for node in tensor.outputs if node is not aside}.values())
         if len(consumers) != 1:
+            consumers.sort(key=lambda node: node.op == "Shape")  # what reads numbers is named first
             names = ", ".join(f"'{node.name}'" for node in consumers[:3]) or "nothing"
             raise MatchFailure(
                 f"the {role} ('{tensor.name}') is used by {len(consumers)} nodes ({names})",
