@@ -62,6 +62,11 @@ def flat(axes: Iterable[Axis]) -> Axis:
     return tuple(atom for axis in axes for atom in axis if atom.extent != 1)
 
 
+def same_axes(one: Axes, other: Axes) -> bool:
+    """True if two views have the same axes in the same places."""
+    return [flat((axis,)) for axis in one] == [flat((axis,)) for axis in other]
+
+
 def extent_of(axis: Axis) -> Dim:
     """The extent of an axis."""
     return product(tuple(atom.extent for atom in axis))

@@ -58,6 +58,7 @@ def read_decomposed(context: MatchContext, softmax: gs.Node) -> AttentionSite:
     if sink is not None:
         context.steps.append(f"a sink joins the scores at '{softmax.name}'")
     scores = read_scores(context, tensor)
+    _check_shifts(softmax, scores, sink)
     context.steps.append(_told(scores))
     block = _Block(softmax, scores, read_weights(context, softmax, scores, sink), sink)
     context.steps.append(f"its weights are multiplied by V in '{block.weights.product.name}'")
@@ -94,13 +95,25 @@ def _check_axis(context: MatchContext, softmax: gs.Node) -> None:
     raise MatchFailure(f"softmax '{softmax.name}' runs over axis {axis}, expected the last axis")
 
 
+def _check_shifts(softmax: gs.Node, scores: Scores, sink: Sink | None) -> None:
+    """Refuses scores from which something was taken away that the softmax does see."""
+    if any(shift != flat(scores.axes[-1:]) for shift in scores.shifts):
+        raise MatchFailure(
+            f"the maximum taken away above '{softmax.name}' is not that of the axis that it runs over"
+        )
+    if scores.shifts and sink is not None:
+        raise MatchFailure(
+            f"the maximum is taken away from the scores of '{softmax.name}', and not from their sink '{sink.tensor}'"
+        )
+
+
 def _score_axes(softmax: gs.Node, scores: Scores) -> tuple[int, int]:
     """Which axes of the QK^T product are queries and keys: the softmax runs over the keys."""
     rank = len(scores.shape)
     last = flat(scores.axes[-1:])
-    if not last:  # a single key
+    if not last and scores.shape[-1] == 1:  # a single key
         return rank - 2, rank - 1
-    keys = last[0].source
+    keys = last[0].source if last else None
     complete = all(atom.source == keys for atom in last) and list(last) == sorted(
         last, key=lambda atom: atom.part
     )

@@ -25,8 +25,10 @@ from qfa_passes.match.bands import (
     with_band,
 )
 from qfa_passes.match.context import MatchContext
+from qfa_passes.match.element_types import is_float
 from qfa_passes.match.index_algebra import ALWAYS, NEVER, Choice, Truth, linears_of
 from qfa_passes.match.index_values import IndexValues
+from qfa_passes.match.key_lengths import with_lengths
 
 __all__ = ["ScoreExtents", "hides", "resolve_masks", "split_term"]
 
@@ -76,7 +78,8 @@ def resolve_masks(
     at_end, best = max(ways, key=lambda way: (way[1].folded, way[1].band.right == 0))
     band = band_in(base).narrowed(best.band)
     kept = _rejoined(context, terms, best.kept)
-    return replace(with_band(base, band, at_end=at_end), terms=kept)
+    mask = replace(with_band(base, band, at_end=at_end), terms=kept)
+    return with_lengths(context, mask, extents.keys, _index_values(context))
 
 
 def _repeated(term: MaskTerm, times: int) -> MaskTerm:
@@ -230,6 +233,8 @@ def _condition(context: MatchContext, term: MaskTerm) -> MaskTerm | None:
     """Reads the bias Where(condition, 0, -inf) or Where(condition, -inf, 0), also behind casts and new axes."""
     node, views = producer(context.tensors[term.tensor]), list(term.views)
     while is_op(node, "Cast", "CastLike", "Unsqueeze", "Expand"):
+        if not is_float(node.outputs[0]):  # -inf is lost
+            return None
         if node.op == "Expand" and views and not _same_rank(context, node):
             return None
         if node.op == "Unsqueeze":

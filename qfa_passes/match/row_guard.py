@@ -8,19 +8,25 @@ from __future__ import annotations
 
 import onnx_graphsurgeon as gs
 
+from qfa_passes.core.site import MaskKind
 from qfa_passes.graph.ir import is_op, producer
+from qfa_passes.match.atoms import Axes, same_axes
 from qfa_passes.match.context import MatchContext, MatchFailure
 from qfa_passes.match.row_shift import over_last_axis
 from qfa_passes.match.scalars import fixed_scalar
+from qfa_passes.match.scores import Scores
 
 
-def row_guard(context: MatchContext, weights: gs.Tensor, biases: frozenset[str]) -> gs.Node | None:
+def row_guard(
+    context: MatchContext, weights: gs.Tensor, axes: Axes, scores: Scores
+) -> gs.Node | None:
     """The Where that guards ``weights``; None if they are not guarded in this way.
 
     Args:
         context: The graph.
-        weights: Output of the softmax, or of a cast of it.
-        biases: Names of the values added to the scores.
+        weights: Output of the softmax, or a view of it.
+        axes: What the axes of the weights are, in atoms of the QK^T product's axes.
+        scores: What the softmax reads.
 
     Raises:
         MatchFailure: The guard looks at something that is no bias of these scores.
@@ -43,9 +49,13 @@ def row_guard(context: MatchContext, weights: gs.Tensor, biases: frozenset[str])
     bias = _fully_masked(context, where.inputs[0])
     if bias is None:
         return None
-    if bias.name not in biases:
+    added = [mask for mask in scores.masks if mask.term.tensor == bias.name]
+    if not any(
+        mask.term.kind is MaskKind.BIAS and mask.term.factor > 0 and same_axes(mask.axes, axes)
+        for mask in added
+    ):
         raise MatchFailure(
-            f"node '{where.name}' clears the rows that '{bias.name}' masks, which is not added to the scores"
+            f"node '{where.name}' clears the rows that '{bias.name}' masks, not added to these rows of the scores"
         )
     return where
 

@@ -11,7 +11,7 @@ from qfa_passes.core.site import MaskKind, MaskTerm
 from qfa_passes.graph.dims import Dim
 from qfa_passes.graph.ir import is_op, producer
 from qfa_passes.graph.shapes import Shape
-from qfa_passes.match.atoms import RESHAPING, Axes, through, whole_axes
+from qfa_passes.match.atoms import RESHAPING, Axes, Axis, flat, through, whole_axes
 from qfa_passes.match.bounds import lowest_value
 from qfa_passes.match.context import MatchContext, MatchFailure
 from qfa_passes.match.element_types import FLOATS, type_code
@@ -43,6 +43,7 @@ class Scores:
         axes: What the axes in front of the softmax are, in atoms of those of Q K^T.
         bent: Factor inside the tanh; None: there is none.
         notes: What was undone on the way.
+        shifts: Axes along which the maximum was taken away: no weight changes if these are the keys.
     """
 
     product: gs.Node
@@ -53,6 +54,7 @@ class Scores:
     axes: Axes
     bent: float | None = None
     notes: tuple[str, ...] = ()
+    shifts: tuple[Axis, ...] = ()
 
     @property
     def scale_and_cap(self) -> tuple[float, float]:
@@ -106,7 +108,12 @@ def _read(
         return _read_rounded(context, node, depth)
     if is_bend(node):
         inner = _read(context, node.inputs[0], depth + 1)
-        check_bend(node, masked=bool(inner.masks), bent=inner.bent is not None)
+        check_bend(
+            node,
+            masked=bool(inner.masks),
+            bent=inner.bent is not None,
+            shifted=bool(inner.shifts),
+        )
         return replace(inner.after(node), factor=1.0, bent=inner.factor)
     scaled = scaled_input(node, context.shapes)
     if scaled is not None:
@@ -117,7 +124,8 @@ def _read(
         shifted = shifted_input(context, node)
         if shifted is not None:
             source, reduce = shifted
-            return _read(context, source, depth + 1, aside=reduce).after(node)
+            inner = _read(context, source, depth + 1, aside=reduce).after(node)
+            return replace(inner, shifts=(*inner.shifts, flat(inner.axes[-1:])))
     if node.op in ("Add", "Sub"):
         return _read_add(context, node, depth)
     if node.op == "Where":

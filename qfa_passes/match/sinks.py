@@ -111,6 +111,8 @@ def sink_per_head(context: MatchContext, sink: Sink, layout: ScoreLayout, rank: 
         if product(extents) != layout.heads or extent_of(axes[1]) != layout.heads:
             continue
         heads = flat((axes[1],))
+        if list(heads) != sorted(heads, key=lambda atom: (atom.source or 0, atom.part)):
+            continue  # another order of heads than that of the value
         others = flat((axes[0], axes[2], axes[3]))
         if all(atom.source is not None for atom in heads) and all(
             atom.source is None for atom in others

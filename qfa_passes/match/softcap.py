@@ -15,8 +15,8 @@ def is_bend(node: gs.Node) -> bool:
     return is_op(node, "Tanh")
 
 
-def check_bend(node: gs.Node, *, masked: bool, bent: bool) -> None:
-    """Refuses a tanh over scores that already hold a mask, or that another one has bent."""
+def check_bend(node: gs.Node, *, masked: bool, bent: bool, shifted: bool) -> None:
+    """Refuses a tanh over scores that already hold a mask, or that another one has bent, or that were shifted."""
     if masked:
         raise MatchFailure(
             f"node '{node.name}' caps the scores after a mask was added, so that masked keys keep a weight",
@@ -24,6 +24,8 @@ def check_bend(node: gs.Node, *, masked: bool, bent: bool) -> None:
         )
     if bent:
         raise MatchFailure(f"node '{node.name}' caps scores that are capped already")
+    if shifted:
+        raise MatchFailure(f"node '{node.name}' caps scores whose maximum was taken away")
 
 
 def scale_and_cap(outer: float, inner: float | None) -> tuple[float, float]:

@@ -49,7 +49,6 @@ def read_weights(
     notes: list[str] = []
     passed: list[gs.Node] = []
     zeroed: set[str] = set()
-    biases = scores.biases
     for _ in range(_DEPTH):
         guard = _nan_guard(context, tensor)
         if guard is not None:
@@ -57,7 +56,7 @@ def read_weights(
             passed.append(guard)
             tensor = guard.outputs[0]
             continue
-        guard = row_guard(context, tensor, biases)
+        guard = row_guard(context, tensor, axes, scores)
         if guard is not None:
             notes.append("guard of fully masked rows folded")
             passed.append(guard)
@@ -75,18 +74,20 @@ def read_weights(
         if is_op(node, "Cast", "Identity"):
             check_float(node)
         elif is_op(node, "Dropout"):
-            _check_inference(node)
+            _check_inference(context, node)
         elif is_op(node, "QuantizeLinear"):
             node = _rounding(context, node)
             passed.append(node)
             notes.append("Q/DQ of P absorbed")
         elif is_op(node, *RESHAPING):
+            if sink is not None:
+                raise MatchFailure(f"node '{node.name}' comes before the sink is taken away")
             axes = _reshaped(context, node, axes)
         elif is_op(node, "Slice") and sink is not None:
             drops_sink(context, node, sink)
             sink = None
         else:
-            condition = zeroing(context, node, tensor, scores)
+            condition = zeroing(context, node, tensor, axes, scores)
             if condition is None:
                 domain = f"{node.domain}::" if node.domain else ""
                 raise MatchFailure(
@@ -131,7 +132,7 @@ def _nan_guard(context: MatchContext, tensor: gs.Tensor) -> gs.Node | None:
     return None
 
 
-def _check_inference(dropout: gs.Node) -> None:
+def _check_inference(context: MatchContext, dropout: gs.Node) -> None:
     training = (
         scalar_value(dropout.inputs[2])
         if len(dropout.inputs) > 2 and dropout.inputs[2].name
@@ -141,5 +142,6 @@ def _check_inference(dropout: gs.Node) -> None:
         raise MatchFailure(
             f"dropout '{dropout.name}' may be in training mode", "export the model in eval mode"
         )
-    if len(dropout.outputs) > 1 and dropout.outputs[1].outputs:
+    mask = dropout.outputs[1] if len(dropout.outputs) > 1 else None
+    if mask is not None and (mask.outputs or mask.name in context.outputs):
         raise MatchFailure(f"the mask output of dropout '{dropout.name}' is used")

@@ -8,6 +8,7 @@ import onnx_graphsurgeon as gs
 
 from qfa_passes.core.site import MaskKind
 from qfa_passes.graph.ir import is_op, producer
+from qfa_passes.match.atoms import Axes, same_axes
 from qfa_passes.match.context import MatchContext, MatchFailure
 from qfa_passes.match.fills import uniform_value
 from qfa_passes.match.scores import Scores
@@ -16,7 +17,9 @@ _HIDDEN: Final = -9000.0
 """A key with this score has a weight that float32 cannot tell from zero, next to any that a model computes."""
 
 
-def zeroing(context: MatchContext, node: gs.Node, weights: gs.Tensor, scores: Scores) -> str | None:
+def zeroing(
+    context: MatchContext, node: gs.Node, weights: gs.Tensor, axes: Axes, scores: Scores
+) -> str | None:
     """The name of the condition of the mask that ``node`` applies once more; None if it is no such node.
 
     The weights of hidden keys are zero already, except in rows that see no key: there the node makes all of them zero,
@@ -38,7 +41,8 @@ def zeroing(context: MatchContext, node: gs.Node, weights: gs.Tensor, scores: Sc
         term = mask.term
         if term.kind is MaskKind.BIAS or term.fill > _HIDDEN:
             continue
-        if _plain(context.tensors[term.tensor], term.kind is MaskKind.KEEP) == wanted:
+        same = _plain(context.tensors[term.tensor], term.kind is MaskKind.KEEP) == wanted
+        if same and same_axes(mask.axes, axes):
             return term.tensor
     raise MatchFailure(
         f"node '{node.name}' between softmax and PV sets weights to zero by '{condition.name}', which is no mask of the"

@@ -41,16 +41,16 @@ class JoinSoftmax(GraphPass):
         return sum(_join(graph, node, shapes) for node in ends)
 
 
-def _exponential(end: gs.Node) -> gs.Node | None:
-    """The Exp of which ``end`` makes weights: Div(e, sum), Mul(e, 1 / sum) or Exp(LogSoftmax) itself."""
+def _exponential(end: gs.Node) -> tuple[gs.Node, gs.Node] | None:
+    """The Exp of which ``end`` makes weights, Div(e, sum) or Mul(e, 1 / sum), and the sum; twice Exp(LogSoftmax)."""
     if is_op(end, "Exp"):
-        return end if is_op(producer(end.inputs[0]), "LogSoftmax") else None
+        return (end, end) if is_op(producer(end.inputs[0]), "LogSoftmax") else None
     for value, total in (end.inputs, end.inputs[::-1])[: 1 if end.op == "Div" else 2]:
         exp, divisor = producer(value), producer(total)
         if end.op == "Mul":
             divisor = producer(divisor.inputs[0]) if is_op(divisor, "Reciprocal") else None
         if is_op(exp, "Exp") and is_op(divisor, "ReduceSum") and divisor.inputs[0] is value:
-            return exp
+            return exp, divisor
     return None
 
 
@@ -78,9 +78,12 @@ def _log_softmax(end: gs.Node, shapes: ShapeMap) -> tuple[gs.Tensor, int] | None
 
 def _shifted(end: gs.Node, shapes: ShapeMap) -> tuple[gs.Tensor, int] | None:
     """The scores and the axis of Exp(x - max(x)) over its sum."""
-    exp = _exponential(end)
-    shift = None if exp is None else producer(exp.inputs[0])
-    if exp is None or not is_op(shift, "Sub"):
+    read = _exponential(end)
+    if read is None:
+        return None
+    exp, total = read
+    shift = producer(exp.inputs[0])
+    if not is_op(shift, "Sub"):
         return None
     source, highest = shift.inputs
     peak = producer(highest)
@@ -88,7 +91,6 @@ def _shifted(end: gs.Node, shapes: ShapeMap) -> tuple[gs.Tensor, int] | None:
         peak = producer(peak.inputs[0])
     if not is_op(peak, "ReduceMax") or peak.inputs[0] is not source:
         return None
-    total = next(node for node in exp.outputs[0].outputs if is_op(node, "ReduceSum"))
     axes = _axis(peak, shapes), _axis(total, shapes)
     return (source, axes[0]) if axes[0] is not None and axes[0] == axes[1] else None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import ClassVar
 
 import onnx_graphsurgeon as gs
@@ -25,8 +26,9 @@ class RemoveIdentity(GraphPass):
 
     def run(self, graph: Graph) -> int:
         """Bypasses every node that does nothing."""
+        kept = {id(tensor) for tensor in graph.gs.outputs}
         return sum(
-            (_does_nothing(node) and bypass(graph, node)) or _goes_back(graph, node)
+            (_does_nothing(node, kept) and bypass(graph, node)) or _goes_back(graph, node)
             for node in graph.nodes
         )
 
@@ -49,7 +51,8 @@ def _goes_back(graph: Graph, node: gs.Node) -> bool:
     return False
 
 
-def _does_nothing(node: gs.Node) -> bool:
+def _does_nothing(node: gs.Node, kept: Collection[int]) -> bool:
+    """True if a node gives what it takes; ``kept`` are the ids of graph outputs, such as the mask of a Dropout."""
     if is_op(node, "Identity"):
         return True
     if is_op(node, "Transpose"):
@@ -58,7 +61,7 @@ def _does_nothing(node: gs.Node) -> bool:
     if is_op(node, "Cast"):
         return _same_type(node.inputs[0].dtype, node.attrs.get("to"))
     if is_op(node, "Dropout"):
-        if len(node.outputs) > 1 and node.outputs[1].outputs:
+        if len(node.outputs) > 1 and (node.outputs[1].outputs or id(node.outputs[1]) in kept):
             return False
         return len(node.inputs) < 3 or not node.inputs[2].name or scalar_value(node.inputs[2]) == 0
     return False

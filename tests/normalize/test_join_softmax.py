@@ -33,6 +33,8 @@ STAYS = {
         p = Div(e, n)""",
     "sum of something else": """h = ReduceMax<axes=[-1]>(x) d = Sub(x, h) e = Exp(d) f = Exp(x) n = ReduceSum(f, last)
         p = Div(e, n)""",
+    "two sums": """h = ReduceMax<axes=[-1]>(x) d = Sub(x, h) e = Exp(d) m = ReduceSum(e, last) n = ReduceSum(e, rows)
+        p0 = Div(e, n) f = IsNaN(m) p = Where(f, small, p0)""",
     "upside down": "h = ReduceMax<axes=[-1]>(x) d = Sub(x, h) e = Exp(d) n = ReduceSum(e, last) p = Div(n, e)",
     "other sign": "h = ReduceMax<axes=[-1]>(x) d = Sub(h, x) e = Exp(d) n = ReduceSum(e, last) p = Div(e, n)",
 }
