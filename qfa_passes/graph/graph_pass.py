@@ -27,9 +27,11 @@ class GraphPass(ABC):
         """Raises if the graph is not what the pass promises."""
 
     def __call__(self, graph: Graph) -> PassResult:
-        """Runs the pass with its checks."""
+        """Runs the pass with its checks; what it leaves dead goes, for the next pass counts readers."""
         self.requires(graph)
         changes = self.run(graph)
+        if changes:
+            graph.drop_dead()
         self.ensures(graph)
         return PassResult(self.name, changes)
 

@@ -134,6 +134,10 @@ class Graph:
         """Puts nodes into an order in which each follows what it reads."""
         _sort(self.gs)
 
+    def drop_dead(self) -> None:
+        """Removes nodes whose results nobody needs: they are no readers of what they read any more."""
+        _drop_dead(self.gs)
+
     def finish(self) -> ModelProto:
         """Removes dead nodes, orders the rest and returns the model as a new shell."""
         _drop_dead(self.gs)

@@ -99,11 +99,23 @@ def branch() -> ModelProto:
     )
 
 
+def scaled_per_head() -> ModelProto:
+    """Cosine attention: every head has a temperature of its own."""
+    return Block(
+        constants="float[4,1,1] f = {1.0, 2.0, 3.0, 4.0}",
+        before="""q2 = ReduceL2<axes = [-1]>(q) qn = Div(q, q2) k2 = ReduceL2<axes = [-1]>(k) kn = Div(k, k2)""",
+        keys="kt = Transpose <perm = [0, 1, 3, 2]> (kn)",
+        scores="x = MatMul(qn, kt)",
+        mask="y = Mul(x, f)",
+    ).model()
+
+
 MODELS: dict[str, Callable[[], ModelProto]] = {
     "rich": rich,
     "everything": everything,
     "packed": packed,
     "window": WINDOW.model,
+    "scaled per head": scaled_per_head,
     "standard": standard,
     "contributed": contributed,
     "branch": branch,
