@@ -40,6 +40,7 @@ TYPES = {
     TensorProto.FLOAT16: "float16",
     TensorProto.BOOL: "bool",
     TensorProto.INT64: "int64",
+    TensorProto.INT32: "int32",
 }
 
 
@@ -113,7 +114,7 @@ def _with_terms(site: AttentionSite, scores: Array, values: Mapping[str, Array])
 def _seen(mask: Mask, shape: tuple[int, ...], lengths: Array | None) -> Array:
     """(B, H, S, T): which keys the attributes of a mask let a query see."""
     batch, heads, queries, keys = np.ogrid[tuple(slice(extent) for extent in shape)]
-    total = np.full_like(batch, shape[3]) if lengths is None else lengths.reshape(batch.shape)
+    total = np.full_like(batch, shape[3]) if lengths is None else lengths.reshape(-1, 1, 1, 1)
     place = queries + (total - shape[2] if mask.queries_at_end else 0)
     seen = keys < total + 0 * (queries + heads)
     if mask.causal:

@@ -189,7 +189,7 @@ REFUSED = {
         block("y = Add(x, bias)", f"{PLAIN_INPUTS}, float[1,B,1,S,T] bias"),
         "changes the rank of the scores at node 'n2'",
     ),
-    "clip": (block("y = Clip(x, low)", constants=LOW), "operator Clip (node 'n2')"),
+    "clip": (block("y = Clip(x, zero)", constants=LOW), "operator Clip (node 'n2')"),
     "foreign add": (
         Block(
             inputs=f"{PLAIN_INPUTS}, float[S,T] bias",
