@@ -7,16 +7,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from qfa_passes.calibrate import SiteStatistics
-from qfa_passes.config import Options
+from qfa_passes.config import Options, StopAfter
 from qfa_passes.core.formats import AttentionFormat, Rotation
 from qfa_passes.core.model import LoadedModel
 from qfa_passes.core.plan import Plan, SitePlan
 from qfa_passes.core.site import AttentionSite
 from qfa_passes.evidence import Evidence
-from qfa_passes.fuse.attach_body import present_channels, present_rotation
+from qfa_passes.fuse.attach_body import holds_float, present_channels, present_rotation
 from qfa_passes.graph.ir import Graph
 from qfa_passes.opened import Scope
-from qfa_passes.plan.choose import Candidate, candidates, choose, draft_plan
+from qfa_passes.plan.choose import Candidate, candidates, choose, draft_plan, in_float
 from qfa_passes.plan.fit import fit_plan
 from qfa_passes.plan.plan_file import check_plan, read_plan
 from qfa_passes.rewrite.own_views import blocked_view
@@ -63,6 +63,8 @@ def make_plan(
 ) -> tuple[Plan, Errors]:
     """Decides, measures, and takes back what is out of bound or does not fit the others.
 
+    A site whose error in int8 is out of bound is not quantized but fused all the same, if it is within the bound so.
+
     Args:
         source: The model; fused attention that it holds already binds the plan.
         options: Of the run.
@@ -77,6 +79,9 @@ def make_plan(
         errors = _measure(parts, plan)
     else:
         plan, errors = _best_plan(source, options, parts, shift_keys=real_data)
+    if options.stop_after is not StopAfter.REWRITE:  # there is no Q/DQ graph of a site in float
+        plan, better = _relieved(plan, errors, parts, options.max_error)
+        errors = {**errors, **better}
     out = {name for name, error in errors.items() if not error.within(options.max_error)}
     kept = tuple(
         replace(entry, format=AttentionFormat.NONE) if entry.name in out else entry
@@ -122,7 +127,28 @@ def _best_plan(
             source.digest, sites, statistics, candidate, options.attention, options.scale_mode
         )
         measured.append((candidate, plan, _measure(parts, plan)))
-    return choose(measured)
+    return choose(measured, options.max_error)
+
+
+def _relieved(
+    plan: Plan, errors: Errors, parts: Sequence[Part], bound: float
+) -> tuple[Plan, Errors]:
+    """The plan with those sites in float whose error in int8 is out of bound; also returns their errors so."""
+    notes: dict[str, str] = {}
+    for entry in plan.sites:
+        error = errors.get(entry.name)
+        if entry.format is not AttentionFormat.INT8 or error is None or error.within(bound):
+            continue
+        if error.problem:
+            notes[entry.name] = f"int8 does not run on it: {error.problem}"
+        elif error.compared:
+            limit = error.allowed(bound)
+            notes[entry.name] = f"int8 NMSE {error.nmse:.2e} is above the bound {limit:.2e}"
+    if not notes:
+        return plan, {}
+    changed = in_float(plan, notes)
+    tried = replace(plan, sites=tuple(entry for entry in changed.sites if entry.name in notes))
+    return changed, _measure(parts, tried)
 
 
 def _measure(parts: Sequence[Part], plan: Plan) -> Errors:
@@ -133,7 +159,13 @@ def _measure(parts: Sequence[Part], plan: Plan) -> Errors:
 
 
 def _misfits(source: LoadedModel, plan: Plan, sites: Sequence[AttentionSite]) -> dict[str, str]:
-    """Sites that one function body cannot serve together with the others: a rotation is made for one D."""
+    """Sites that one function body cannot serve together with the others: a rotation is made for one D.
+
+    A body that serves sites in float too holds no rotation.
+    """
+    kept = {entry.format for entry in plan.sites if entry.quantized}
+    if AttentionFormat.FLOAT in kept or holds_float(source.proto):
+        return {}
     channels = {site.name: site.qk_channels for site in sites}
     rotated = [
         entry.name

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from qfa_passes.core.comparison import ModelComparison
+from qfa_passes.core.formats import AttentionFormat
 from qfa_passes.core.passes import Contract
 
 
@@ -11,7 +12,7 @@ class SiteStatus(StrEnum):
     """Fate of one attention candidate."""
 
     FUSED = "fused"
-    RESTORED = "restored"  # fused, measured out of bound, put back to float
+    RESTORED = "restored"  # out of bound even in float, or not the same mathematics: put back
     EXEMPT = "exempt"  # left in float by the plan
     REFUSED = "refused"  # not understood
 
@@ -52,11 +53,12 @@ class SiteOutcome:
     Attributes:
         name: The site's label.
         status: Its fate.
-        reason: Why it is not fused; empty if it is.
+        reason: Why it is not fused, or not in the format that was asked for; else empty.
         nmse: Normalized mean squared error of its output against the float subgraph; None if not measured.
         bound: What nmse was held against; None if not measured.
         description: Heads, shapes and mask in a few words, e.g. ``GQA 9:3 D=64 causal``.
         proof: Of its structure; None if it was not tried.
+        format: Arithmetic of its products if it is fused, else None.
     """
 
     name: str
@@ -66,6 +68,7 @@ class SiteOutcome:
     bound: float | None = None
     description: str = ""
     proof: Proof | None = None
+    format: AttentionFormat | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,3 +112,7 @@ class Report:
     def count(self, status: SiteStatus) -> int:
         """Number of sites with this fate."""
         return sum(site.status is status for site in self.sites)
+
+    def fused_in(self, form: AttentionFormat) -> int:
+        """Number of sites that are fused in this format."""
+        return sum(site.status is SiteStatus.FUSED and site.format is form for site in self.sites)

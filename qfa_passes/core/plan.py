@@ -40,6 +40,7 @@ class SitePlan:
         k_mean: Key of `Plan.tensors` with the shift of K, (Hkv, D) float32; None for no shift.
         exempt: Why the site stays as it is (excluded by name or by the plan file); empty if it is
             rewritten.
+        note: Why it has not the format that was asked for; for people alone.
     """
 
     name: str
@@ -49,6 +50,7 @@ class SitePlan:
     scales: StaticScales | None = None
     k_mean: str | None = None
     exempt: str = ""
+    note: str = ""
 
     @property
     def quantized(self) -> bool:

@@ -10,9 +10,9 @@ from qfa_passes.core.model import opset_of
 from qfa_passes.fuse.body_features import BodyFeatures
 from qfa_passes.fuse.empty_past import write_empty_past
 from qfa_passes.fuse.function_body import function_body
-from qfa_passes.fuse.fused_nodes import FusedNode, fused_nodes, is_fused, shape_of
+from qfa_passes.fuse.fused_nodes import FusedNode, fused_nodes, is_fused, is_in_float, shape_of
 
-__all__ = ["attach_body", "is_fused", "present_channels", "present_rotation"]
+__all__ = ["attach_body", "holds_float", "is_fused", "present_channels", "present_rotation"]
 
 LOWEST_IR = 8
 """The first IR version with model-local functions."""
@@ -57,10 +57,16 @@ def attach_body(proto: ModelProto, channels: int | None) -> int:
 
 
 def present_rotation(proto: ModelProto) -> Rotation | None:
-    """Rotation of the nodes that a model already holds, which further ones must share; None without any."""
-    for entry in fused_nodes(proto):
-        return BodyFeatures.of([entry.node], 0).rotate
-    return None
+    """Rotation of the nodes that a model already holds, which further ones must share; None if they need not."""
+    nodes = [entry.node for entry in fused_nodes(proto)]
+    if not nodes or holds_float(proto):
+        return None
+    return BodyFeatures.of(nodes[:1], 0).rotate
+
+
+def holds_float(proto: ModelProto) -> bool:
+    """Whether a model holds nodes in float: then its body quantizes nothing, and binds no node in int8."""
+    return any(is_in_float(entry.node) for entry in fused_nodes(proto))
 
 
 def present_channels(proto: ModelProto) -> set[int]:

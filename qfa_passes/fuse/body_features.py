@@ -3,6 +3,9 @@
 A runtime knows one body for each operator of a model, and a body cannot ask whether an optional
 input is there. So the body reads the union of the optional inputs that the nodes use, and a node
 that lacks one gets a neutral input.
+
+Nor can a body ask for an attribute of type string. Where nodes in int8 and nodes in float meet, it
+quantizes nothing, for float is right for both, up to what int8 costs.
 """
 
 from collections.abc import Iterable
@@ -27,7 +30,10 @@ OPTIONAL_INPUTS: Final = (
     "past_value",
 )
 """Optional inputs that a node can do without in a model that reads them. Static scales are none: all
-nodes have them or no node has."""
+nodes have them or no node has, or the body does not read them."""
+
+QUANTIZING: Final = frozenset({"q_scale", "k_scale", "v_scale", "k_mean"})
+"""Inputs that a body in float does not read."""
 
 NEUTRAL: Final[dict[str, npt.NDArray[np.generic]]] = {
     "attn_mask": np.array(True),
@@ -38,8 +44,6 @@ NEUTRAL: Final[dict[str, npt.NDArray[np.generic]]] = {
 }
 """Single elements, which the operator knows to ignore at no cost. No past keys are an empty tensor."""
 
-Modes = tuple[str, str, str]
-
 
 @dataclass(frozen=True, slots=True)
 class BodyFeatures:
@@ -49,15 +53,16 @@ class BodyFeatures:
         opset: Version of ai.onnx that the model imports.
         inputs: Optional inputs that some node uses, out of OPTIONAL_INPUTS.
         causal: Some node is causal.
-        scale_mode: Of every node.
-        rotate: Of every node.
+        scale_mode: Of every node; dynamic if the body is in float.
+        rotate: Of every node; none if the body is in float.
         channels: D, the same for every node; needed only to rotate.
-        compute: Format of the two products, of every node.
+        compute: Format of the two products: int8 if it is that of every node, else float.
         softcap: Some node has one.
         windows: Some node has one.
         queries_at_end: Some node places its queries there.
         presents: Some node gives its joined keys or values to the next run.
         any_rank: Q, K and V of some node may have three axes.
+        unread: Inputs that some node gives and the body does not read; formal inputs all the same.
     """
 
     opset: int
@@ -72,6 +77,7 @@ class BodyFeatures:
     queries_at_end: bool = False
     presents: bool = False
     any_rank: bool = False
+    unread: frozenset[str] = frozenset()
 
     @classmethod
     def of(
@@ -85,25 +91,27 @@ class BodyFeatures:
         """Summarizes the QuantFlashAttention nodes of a model.
 
         Raises:
-            UnsupportedModelError: The nodes differ in scale_mode, rotate or compute_format, so that
+            UnsupportedModelError: All nodes are in int8 and differ in scale_mode or rotate, so that
                 no single body serves them.
         """
         nodes = list(nodes)
-        inputs: set[str] = set()
-        for node in nodes:
-            inputs |= _given(node).intersection(OPTIONAL_INPUTS)
+        settings = [_settings(node) for node in nodes]
+        compute, mode, rotate = AttentionFormat.FLOAT, ScaleMode.DYNAMIC, Rotation.NONE
+        if all(entry["compute_format"] == AttentionFormat.INT8 for entry in settings):
+            compute, (mode, rotate) = AttentionFormat.INT8, _agreed(settings)
+        given = {name for node in nodes for name in _given(node)}
+        unread = given & QUANTIZING if compute is AttentionFormat.FLOAT else set()
+        inputs = given.intersection(OPTIONAL_INPUTS) - unread
         if inputs & {"past_key", "past_value"}:
             inputs |= {"past_key", "past_value"}
-        settings = [_settings(node) for node in nodes]
-        mode, rotate, compute = _agreed(settings)
         return cls(
             opset,
             frozenset(inputs),
             causal=any(entry["is_causal"] for entry in settings),
-            scale_mode=ScaleMode(mode),
-            rotate=Rotation(rotate),
+            scale_mode=mode,
+            rotate=rotate,
             channels=channels,
-            compute=AttentionFormat(compute),
+            compute=compute,
             softcap=any(entry["softcap"] > 0 for entry in settings),
             windows=any(
                 max(entry["left_window"], entry["right_window"]) >= 0 for entry in settings
@@ -111,15 +119,16 @@ class BodyFeatures:
             queries_at_end=any(entry["queries_at_end"] for entry in settings),
             presents=any(any(node.output[1:]) for node in nodes),
             any_rank=any_rank,
+            unread=frozenset(unread),
         )
 
     def input_names(self) -> list[str]:
-        """Returns the formal inputs of the body, up to the last that some node uses.
+        """Returns the formal inputs of the body, up to the last that some node gives.
 
         Nodes completed with neutral inputs have exactly as many, which some runtimes insist on.
         """
         static = {"q_scale", "k_scale", "v_scale"} if self.scale_mode is ScaleMode.STATIC else set()
-        used = self.inputs | static
+        used = self.inputs | self.unread | static
         count = 1 + max(
             index for index, spec in enumerate(opspec.INPUTS) if spec.required or spec.name in used
         )
@@ -152,15 +161,13 @@ def _settings(node: NodeProto) -> dict[str, Any]:
     return settings
 
 
-def _agreed(settings: list[dict[str, Any]]) -> Modes:
-    names = ("scale_mode", "rotate", "compute_format")
-    modes = {tuple(entry[name] for name in names) for entry in settings}
+def _agreed(settings: list[dict[str, Any]]) -> tuple[ScaleMode, Rotation]:
+    modes = {(entry["scale_mode"], entry["rotate"]) for entry in settings}
     if len(modes) > 1:
         raise UnsupportedModelError(
             f"attention nodes of one model use {sorted(modes)}",
-            why=f"one function body serves them all, so {', '.join(names)} must agree",
-            hint="choose one format, one scale mode and one rotation for the whole model",
+            why="one function body serves them all, so scale_mode and rotate must agree",
+            hint="choose one scale mode and one rotation for the whole model",
         )
-    defaults = (ScaleMode.DYNAMIC.value, Rotation.NONE.value, AttentionFormat.INT8.value)
-    mode, rotate, compute = modes.pop() if modes else defaults
-    return mode, rotate, compute
+    mode, rotate = modes.pop() if modes else (ScaleMode.DYNAMIC, Rotation.NONE)
+    return ScaleMode(mode), Rotation(rotate)

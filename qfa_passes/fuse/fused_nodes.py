@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from onnx import GraphProto, ModelProto, NodeProto
 
 from qfa_passes.core import opspec
+from qfa_passes.core.formats import AttentionFormat
 from qfa_passes.core.walk import subgraphs
 
 Shape = tuple[int, ...]
@@ -38,6 +39,12 @@ def fused_nodes(proto: ModelProto) -> Iterator[FusedNode]:
 def is_fused(node: NodeProto) -> bool:
     """True for a QuantFlashAttention node."""
     return (node.domain, node.op_type) == (opspec.DOMAIN, opspec.OP_TYPE)
+
+
+def is_in_float(node: NodeProto) -> bool:
+    """True for a QuantFlashAttention node that quantizes nothing."""
+    wanted = AttentionFormat.FLOAT.value.encode()
+    return any(item.name == "compute_format" and item.s == wanted for item in node.attribute)
 
 
 def shape_of(entry: FusedNode, name: str) -> Shape | None:

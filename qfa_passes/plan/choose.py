@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -127,16 +128,33 @@ def _own_or(site: AttentionSite, found: StaticScales) -> StaticScales:
     )
 
 
-def choose(measured: Iterable[tuple[Candidate, Plan, Mapping[str, Any]]]) -> tuple[Plan, Any]:
-    """Picks the plan with the smallest mean error over sites; ties and near-ties go to the cheaper one.
+def choose(
+    measured: Iterable[tuple[Candidate, Plan, Mapping[str, Any]]], bound: float = math.inf
+) -> tuple[Plan, Any]:
+    """Picks the plan that keeps most sites within the bound, and of those the one with the smallest mean error.
 
-    Errors count as 1 at most: a site that fails under every candidate must not hide the others.
+    Ties and near-ties go to the cheaper one. Errors count as 1 at most: a site that fails under every candidate must
+    not hide the others.
     """
-    best: tuple[float, Plan, Mapping[str, Any]] | None = None
+    best: tuple[int, float, Plan, Mapping[str, Any]] | None = None
     for _, plan, errors in measured:
+        lost = sum(not error.nmse <= bound for error in errors.values())
         bounded = [error.nmse if error.nmse < 1 else 1.0 for error in errors.values()]  # NaN too
         mean = float(np.mean(bounded)) if bounded else 0.0
-        if best is None or mean < _BETTER * best[0]:
-            best = (mean, plan, errors)
+        if best is None or lost < best[0] or (lost == best[0] and mean < _BETTER * best[1]):
+            best = (lost, mean, plan, errors)
     assert best is not None, "there is always at least one candidate"
-    return best[1], best[2]
+    return best[2], best[3]
+
+
+def in_float(plan: Plan, notes: Mapping[str, str]) -> Plan:
+    """The plan with some sites fused and not quantized, and a note each why."""
+    entries = tuple(
+        SitePlan(entry.name, AttentionFormat.FLOAT, note=notes[entry.name])
+        if entry.name in notes
+        else entry
+        for entry in plan.sites
+    )
+    used = {entry.k_mean for entry in entries}
+    tensors = {name: array for name, array in plan.tensors.items() if name in used}
+    return replace(plan, sites=entries, tensors=tensors)

@@ -16,8 +16,8 @@ from qfa_passes.plan.choose import takes_shift
 def fit_plan(plan: Plan, sites: Sequence[AttentionSite]) -> Plan:
     """Checks the shapes in a plan and completes it.
 
-    Sites that it does not name are treated like those that it does: one function body serves a whole model, so the
-    scale mode and the rotation must agree.
+    Sites that it does not name are treated like those that it does, first of all like those in int8: one function body
+    serves a whole model, so that their scale mode and rotation must agree.
 
     Args:
         plan: The plan.
@@ -29,7 +29,9 @@ def fit_plan(plan: Plan, sites: Sequence[AttentionSite]) -> Plan:
     Raises:
         ConfigError: Steps or a shift do not fit the heads and channels of a site.
     """
-    pattern = next((entry for entry in plan.sites if entry.quantized), SitePlan(""))
+    fused = [entry for entry in plan.sites if entry.quantized]
+    quantized = (entry for entry in fused if entry.format is AttentionFormat.INT8)
+    pattern = next(quantized, fused[0] if fused else SitePlan(""))
     default = SitePlan("", format=pattern.format, rotation=pattern.rotation)
     entries = []
     for site in sites:
@@ -37,7 +39,9 @@ def fit_plan(plan: Plan, sites: Sequence[AttentionSite]) -> Plan:
         _check_format(entry)
         _check_steps(site, entry)
         _check_shift(site, entry, plan)
-        entries.append(entry)
+        entries.append(
+            entry if entry.format is not AttentionFormat.INT8 else replace(entry, note="")
+        )
     return replace(plan, sites=tuple(entries))
 
 

@@ -9,6 +9,7 @@
     format = "int8"                 # or "float" (fused, not quantized), or "none"
     scale_mode = "dynamic"          # or "static", then with scales
     rotate = "hadamard"             # or "none"
+    note = "why it is so"           # for people; not obeyed
 
 Arrays (``k_mean``) lie in a .npz file beside it, named by ``tensors``.
 """
@@ -95,6 +96,8 @@ def write_plan(plan: Plan, path: Path) -> None:
         entry["rotate"] = site.rotation.value
         if site.exempt:
             entry["exempt"] = site.exempt
+        if site.note:
+            entry["note"] = site.note
         if site.k_mean is not None:
             entry["k_mean"] = site.k_mean
         if site.scales is not None:
@@ -204,6 +207,7 @@ def _site(table: "SiteTable", where: str) -> SitePlan:
         scales=scales,
         k_mean=table.k_mean,
         exempt=exempt,
+        note=table.note,
     )
 
 

@@ -35,6 +35,7 @@ class SiteTable(BaseModel):
     scale_mode: Annotated[ScaleMode, Field(strict=False)] = ScaleMode.DYNAMIC
     rotate: Annotated[Rotation, Field(strict=False)] = Rotation.NONE
     exempt: str = ""
+    note: str = ""
     scales: ScalesTable | None = None
     k_mean: str | None = None
 

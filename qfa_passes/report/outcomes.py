@@ -71,6 +71,7 @@ def site_outcomes(
             status, reason = SiteStatus.RESTORED, proof.reason
         else:
             status, reason = _fate(entry.name, plan, error, bound, stopped)
+        planned = plan.site(entry.name) if status is SiteStatus.FUSED else None
         outcomes.append(
             SiteOutcome(
                 name=entry.name,
@@ -80,6 +81,7 @@ def site_outcomes(
                 bound=None if error is None else error.allowed(bound),
                 description=entry.describe(),
                 proof=proof,
+                format=None if planned is None else planned.format,
             )
         )
     return outcomes
@@ -91,19 +93,26 @@ def _fate(
     entry = plan.site(name)
     if entry is not None and entry.exempt:
         return SiteStatus.EXEMPT, entry.exempt
-    if error is not None and error.problem:
-        return SiteStatus.RESTORED, f"the operator does not run on it: {error.problem}"
-    if error is not None and not error.compared:
-        return SiteStatus.RESTORED, "its float output has no finite row to compare with"
-    if error is not None and not error.within(bound):
-        return (
-            SiteStatus.RESTORED,
-            f"NMSE {error.nmse:.2e} is above the bound {error.allowed(bound):.2e}",
-        )
+    problem = "" if error is None else _problem(error, bound)
+    if problem:
+        tried = f"{entry.note}, and in float " if entry is not None and entry.note else ""
+        return SiteStatus.RESTORED, tried + problem
     if entry is None or not entry.quantized:
         return SiteStatus.EXEMPT, "left in float by the plan"
     if stopped:
         marked = stopped == "rewrite" and entry.format is not AttentionFormat.FLOAT
         form = "quantized, not fused: " if marked else ""
         return SiteStatus.EXEMPT, f"{form}stopped after {stopped}"
-    return SiteStatus.FUSED, ""
+    relieved = entry.format is AttentionFormat.FLOAT and entry.note
+    return SiteStatus.FUSED, f"in float: {entry.note}" if relieved else ""
+
+
+def _problem(error: Measured, bound: float) -> str:
+    """Why a site cannot be fused; empty if it can."""
+    if error.problem:
+        return f"the operator does not run on it: {error.problem}"
+    if not error.compared:
+        return "its float output has no finite row to compare with"
+    if not error.within(bound):
+        return f"NMSE {error.nmse:.2e} is above the bound {error.allowed(bound):.2e}"
+    return ""

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any, Final
 
+from qfa_passes.core.formats import AttentionFormat
 from qfa_passes.core.outcome import Report, SiteStatus
 from qfa_passes.core.small_file import write_whole
 from qfa_passes.errors import QfaError
@@ -25,6 +26,8 @@ def report_document(report: Report, error: QfaError | None = None) -> dict[str, 
         error: Why it ended early; None if it did not.
     """
     counts = {status.value: report.count(status) for status in SiteStatus}
+    for form in (AttentionFormat.INT8, AttentionFormat.FLOAT):
+        counts[f"{SiteStatus.FUSED.value}_{form.value}"] = report.fused_in(form)
     document: dict[str, Any] = {
         "schema_version": REPORT_VERSION,
         "summary": {"found": len(report.sites), **counts},

@@ -3,6 +3,7 @@
 from rich.table import Table
 from rich.text import Text
 
+from qfa_passes.core.formats import AttentionFormat
 from qfa_passes.core.outcome import Report, SiteOutcome, SiteStatus, Standing
 from qfa_passes.core.printable import printable
 
@@ -26,9 +27,7 @@ def plain_table(title: str, *columns: str) -> Table:
 
 def outcome_table(report: Report) -> Table | Text:
     """Returns the site table of `optimize`; of no sites, its title."""
-    counts = ", ".join(
-        f"{report.count(status)} {status.value}" for status in SiteStatus if report.count(status)
-    )
+    counts = ", ".join(_count(report, status) for status in SiteStatus if report.count(status))
     title = f"Attention sites: {len(report.sites)} found{', ' if counts else ''}{counts}"
     if not report.sites:
         return Text(title, style="bold")
@@ -55,9 +54,22 @@ def outcome_table(report: Report) -> Table | Text:
     return table
 
 
+def _count(report: Report, status: SiteStatus) -> str:
+    """A number of sites; of fused ones, how many are in float."""
+    number, plain = report.count(status), report.fused_in(AttentionFormat.FLOAT)
+    if status is not SiteStatus.FUSED or not plain:
+        return f"{number} {status.value}"
+    return f"{number} {status.value} ({report.fused_in(AttentionFormat.INT8)} int8, {plain} float)"
+
+
 def _remark(site: SiteOutcome) -> str:
-    """Why a site is not fused, or what its proof leaves open."""
-    if site.reason or site.proof is None or not site.proof.reason:
-        return site.reason
+    """Why a site is not fused or not quantized, and what the proof of a fused one leaves open."""
+    fused = site.status is SiteStatus.FUSED
+    reason = site.reason
+    if fused and site.format is AttentionFormat.FLOAT and not reason:
+        reason = "in float"
+    if (reason and not fused) or site.proof is None or not site.proof.reason:
+        return reason
     proven = site.proof.standing is Standing.PROVEN
-    return site.proof.reason if proven else f"not proven: {site.proof.reason}"
+    doubt = site.proof.reason if proven else f"not proven: {site.proof.reason}"
+    return "; ".join(filter(None, (reason, doubt)))

@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import ModelProto
 
-from qfa_passes.errors import UnsupportedModelError
+from qfa_passes.core.formats import AttentionFormat
 from qfa_passes.fuse.body_features import BodyFeatures
 from qfa_passes.fuse.function_body import OPSETS
 from tests.operator.sessions import run
@@ -222,11 +222,13 @@ def test_a_sink_does_not_fill_rows_that_see_nothing(run: Any, format: str) -> No
     check([site], [output])
 
 
-def test_formats_are_not_mixed() -> None:
+def test_a_body_for_both_formats_quantizes_nothing() -> None:
     inputs = qkv(1, 2, 1, 3, 9, 16, 8)
-    nodes = [with_format(Site(inputs), name).node(0) for name in ("int8", "float")]
-    with pytest.raises(UnsupportedModelError, match="compute_format must agree"):
-        BodyFeatures.of(nodes, 18)
+    int8, plain = (with_format(Site(inputs), name).node(0) for name in ("int8", "float"))
+    for nodes in ([int8, plain], [plain, int8], [plain]):
+        assert BodyFeatures.of(nodes, 18).compute is AttentionFormat.FLOAT
+    for nodes in ([int8, int8], [int8], []):
+        assert BodyFeatures.of(nodes, 18).compute is AttentionFormat.INT8
 
 
 def test_a_plain_model_has_a_plain_body() -> None:

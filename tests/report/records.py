@@ -9,6 +9,7 @@ from qfa_passes.core.comparison import (
     TensorError,
     Verdict,
 )
+from qfa_passes.core.formats import AttentionFormat
 from qfa_passes.core.outcome import (
     Proof,
     Report,
@@ -51,6 +52,7 @@ def report(name: str = "/layers.0/Softmax") -> Report:
                 bound=5e-4,
                 description="GQA 9:3",
                 proof=Proof(Standing.PROVEN, nmse=1e-14, runs=2, sizes="B 2, S 5, T 7"),
+                format=AttentionFormat.INT8,
             ),
             SiteOutcome("b", SiteStatus.RESTORED, "NMSE above the bound", float("nan"), 5e-4),
             SiteOutcome("c", SiteStatus.REFUSED, "softmax axis is 1"),

@@ -30,6 +30,8 @@ def test_content(tmp_path: Path) -> None:
         "restored": 1,
         "exempt": 0,
         "refused": 1,
+        "fused_int8": 1,
+        "fused_float": 0,
     }
     assert document["error"] is None
     assert document["timings"][1] == {"stage": "save", "seconds": 1.0}
