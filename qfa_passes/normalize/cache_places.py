@@ -126,23 +126,31 @@ def visible(
     return shared[where]
 
 
-def _visible(writer: Writer, request: Grouped, cache: CachePlaces, keys: gs.Tensor) -> gs.Tensor:
+def _visible(
+    writer: Writer, request: Grouped, cache: CachePlaces, keys: gs.Tensor
+) -> gs.Tensor:
     places = _range(writer, "key_places", writer.extent("key_count", keys, 2))
     if not request.causal:
-        last = _wide(writer, "key_last", request.fused.inputs["seqlens_k"])
-        last = writer.reshape("key_last_list", last, -1)
-        counts = writer.op("Add", "key_counts", last, writer.scalar("one", 1), dtype=np.int64)
-        ends = writer.unsqueeze("key_ends", counts, 1, 2, 3)
-        return writer.op("Less", "visible", places, ends, dtype=np.bool_)
+        return _present(writer, request, places)
     column = writer.unsqueeze("steps_column", cache.steps, 1)
     own = _behind(writer, "query_places", cache.past, column, (1, 2, 3))
     keep = writer.op("LessOrEqual", "causal", places, own, dtype=np.bool_)
     if request.window < 0:
-        return keep
+        present = _present(writer, request, places)  # hides padding from the padding of a first run
+        return writer.op("And", "visible", keep, present, dtype=np.bool_)
     width = writer.scalar("window", request.window)
     edge = writer.op("Sub", "window_edge", own, width, dtype=np.int64)
     near = writer.op("Greater", "near", places, edge, dtype=np.bool_)
-    return writer.op("And", "visible", keep, near, dtype=np.bool_)
+    return writer.op("And", "in_window", keep, near, dtype=np.bool_)
+
+
+def _present(writer: Writer, request: Grouped, places: gs.Tensor) -> gs.Variable:
+    """(B, 1, 1, L): keys that are neither padding nor a free place."""
+    last = _wide(writer, "key_last", request.fused.inputs["seqlens_k"])
+    last = writer.reshape("key_last_list", last, -1)
+    counts = writer.op("Add", "key_counts", last, writer.scalar("one", 1), dtype=np.int64)
+    ends = writer.unsqueeze("key_ends", counts, 1, 2, 3)
+    return writer.op("Less", "present", places, ends, dtype=np.bool_)
 
 
 def joined(
