@@ -38,14 +38,30 @@ _UNWRITTEN: Final = {
     "LinearAttention": "it has no softmax",
 }
 
+_INTEGER_HINT: Final = "quantize to Q/DQ format (QuantFormat.QDQ), or start from the float model"
+
 
 def is_candidate(node: gs.Node) -> bool:
-    """Any attention of ``com.microsoft``."""
-    return node.domain == DOMAIN and (node.op in _READERS or node.op in _UNWRITTEN)
+    """Any attention of ``com.microsoft``, and a softmax on integers between two products."""
+    if node.domain != DOMAIN:
+        return False
+    return node.op in _READERS or node.op in _UNWRITTEN or _is_integer_softmax(node)
+
+
+def _is_integer_softmax(node: gs.Node) -> bool:
+    """True for a QLinearSoftmax whose weights an integer product reads."""
+    return node.op == "QLinearSoftmax" and any(
+        reader.op == "QLinearMatMul" for tensor in node.outputs for reader in tensor.outputs
+    )
 
 
 def refuse_contrib(context: MatchContext, node: gs.Node) -> NoReturn:
     """Raises MatchFailure with what stands in the way."""
+    if _is_integer_softmax(node):
+        raise MatchFailure(
+            f"the scores and weights of '{node.name}' are integers ({DOMAIN}::{node.op} before QLinearMatMul)",
+            _INTEGER_HINT,
+        )
     if node.op in _UNWRITTEN:
         raise MatchFailure(
             f"{DOMAIN}::{node.op} is not supported: {_UNWRITTEN[node.op]}",
