@@ -148,9 +148,12 @@ def _run_main(evidence: Evidence, sites: Sequence[AttentionSite], data: DataSet,
     Returns:
         Why it does not run on made-up inputs; empty if it did.
     """
-    problem = ""
-    if data.seeded and not data.feeds:
+    if not data.seeded:
+        evidence.gather(sites, data)
+        return ""
+    if not data.feeds:
         return data.label
+    problem = ""
     for length in (None, *_SHORTER):
         if length is not None:
             proto = evidence.model.proto
@@ -161,8 +164,6 @@ def _run_main(evidence: Evidence, sites: Sequence[AttentionSite], data: DataSet,
                 evidence.gather(sites, replace(data, feeds=data.feeds[:count]))
                 return ""
             except (RuntimeFailureError, InvalidDataError) as error:
-                if not data.seeded:
-                    raise
                 problem = problem or error.why or error.what
     evidence.forget()
     return problem

@@ -206,9 +206,8 @@ class Run:
         if data is None:
             try:
                 data = seeded_data(normal.proto, seed=self.options.seed, samples=HELD_RUNS)
-            except (
-                InvalidDataError
-            ) as error:  # blocks are verified alone then, on random Q, K and V
+            except InvalidDataError as error:
+                # Blocks are verified alone then, on random Q, K and V.
                 data = DataSet((), error.what, seeded=True)
             self._warn(
                 "no calibration data: sites are verified on seeded random inputs; give --calib for real ones"
