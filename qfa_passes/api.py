@@ -105,7 +105,8 @@ def optimize(
         verify: ``off``, ``fast`` (every site proven and measured, and the outputs) or ``full`` (more runs, every pass).
         exclude: A regular expression or several; sites whose name matches stay in float.
         plan: Plan, or plan file, to obey.
-        max_error: Largest NMSE of a site; beyond it the site stays in float.
+        max_error: Largest NMSE of a site; beyond it the site is fused in float, or stays as it is if that is not
+            the same either.
         external_data: ``auto``, ``always`` or ``never``.
         seed: Of inputs made up for verification.
         require_match: Raise NothingMatchedError if nothing was fused.

@@ -41,6 +41,7 @@ class Inspection:
     Attributes:
         exporter: Which program wrote the model.
         fused: Blocks that are QuantFlashAttention already.
+        in_float: Those of them that quantize nothing.
         found: Sites and refusals, those of the main graph first.
         scopes: The graphs that were looked at.
         source: The model.
@@ -48,6 +49,7 @@ class Inspection:
 
     exporter: str
     fused: int
+    in_float: int
     found: tuple[Found, ...]
     scopes: tuple[Scope, ...]
     source: LoadedModel
@@ -57,8 +59,9 @@ class Inspection:
         """Looks at a model."""
         scopes = match_scopes(open_model(model))
         found = tuple(entry for scope in scopes for entry in scope.found)
-        fused = model_facts(model).fused or 0
-        return Inspection(exporter_family(model.proto), fused, found, tuple(scopes), model)
+        facts = model_facts(model)
+        exporter = exporter_family(model.proto)
+        return Inspection(exporter, facts.fused or 0, facts.in_float, found, tuple(scopes), model)
 
     def about(self, name: str) -> Answer:
         """Tells what became of a node or value.

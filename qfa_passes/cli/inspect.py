@@ -45,7 +45,7 @@ def inspect(
         lines = explanation(answer.entry, answer.asked, answer.steps)
         stdout_console().print(message("\n".join(lines)))
     elif not quiet:
-        print_rows(*matched_table(found.found, exporter=found.exporter, fused=found.fused))
+        print_rows(*matched_table(found.found, exporter=found.exporter, fused=found.fused, plain=found.in_float))
 
 
 def _document(model: Path, found: "Inspection", answer: "Answer | None") -> dict[str, Any]:
@@ -59,6 +59,7 @@ def _document(model: Path, found: "Inspection", answer: "Answer | None") -> dict
         "model": str(model),
         "exporter": found.exporter,
         "fused": found.fused,
+        "fused_float": found.in_float,
         "sites": [plain(entry) for entry in entries if isinstance(entry, AttentionSite)],
         "refusals": [plain(entry) for entry in entries if not isinstance(entry, AttentionSite)],
         "error": None,

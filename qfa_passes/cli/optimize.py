@@ -96,7 +96,7 @@ def optimize(
         Path | None, typer.Option(help="Write what every site got, to edit.", metavar="FILE")
     ] = None,
     max_error: Annotated[
-        float, typer.Option(help="Largest NMSE of a site; beyond it, float is restored.", min=0.0)
+        float, typer.Option(help="Largest NMSE of a site; beyond it, it is fused in float.", min=0.0)
     ] = 5e-4,
     external_data: Annotated[
         _ExternalData, typer.Option(help="Weights in a file beside the model.")

@@ -102,12 +102,14 @@ class ModelFacts:
         file_bytes: Size with external data; None if it is no file.
         fused: Number of fused attention nodes; None if unknown.
         attention: Number of attention sites that are not fused; None if nobody looked.
+        in_float: Number of fused nodes that quantize nothing.
     """
 
     name: str
     file_bytes: int | None = None
     fused: int | None = None
     attention: int | None = None
+    in_float: int = 0
 
 
 @dataclass(frozen=True, slots=True)

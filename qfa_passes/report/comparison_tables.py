@@ -88,6 +88,11 @@ def verdict_lines(comparison: ModelComparison) -> list[Text]:
     return lines
 
 
+def in_float(number: int) -> str:
+    """Returns how many of some fused blocks quantize nothing, such as `` (2 in float)``; empty if none."""
+    return f" ({number} in float)" if number else ""
+
+
 def file_size(size: int) -> str:
     """Returns a size in words, such as ``540.3 MB``."""
     return f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB"
@@ -108,7 +113,7 @@ def faster(before: float, after: float) -> str:
 def _sites(facts: ModelFacts) -> str:
     parts = []
     if facts.fused:
-        parts.append(f"{facts.fused} fused")
+        parts.append(f"{facts.fused} fused" + in_float(facts.in_float))
     if facts.attention:
         parts.append(f"{facts.attention} float")
     if not parts and facts.fused is not None and facts.attention is not None:

@@ -7,13 +7,14 @@ from rich.text import Text
 
 from qfa_passes.core.printable import printable
 from qfa_passes.core.site import AttentionSite, Refusal
+from qfa_passes.report.comparison_tables import in_float
 from qfa_passes.report.site_tables import plain_table
 
 _LETTERS = ("B", "S", "T")
 
 
 def matched_table(
-    found: Sequence[AttentionSite | Refusal], *, exporter: str = "", fused: int = 0
+    found: Sequence[AttentionSite | Refusal], *, exporter: str = "", fused: int = 0, plain: int = 0
 ) -> Iterator[Table | Text]:
     """Yields the title, and a table of one row per block if there are any.
 
@@ -21,10 +22,11 @@ def matched_table(
         found: Sites and refusals.
         exporter: Which program wrote the model.
         fused: Blocks that are fused already.
+        plain: Those of them that are in float.
     """
     sites = [entry for entry in found if isinstance(entry, AttentionSite)]
     title = f"Attention sites: {len(sites)} matched, {len(found) - len(sites)} refused"
-    title += f", {fused} fused already" if fused else ""
+    title += f", {fused} fused already{in_float(plain)}" if fused else ""
     title += f"; model written by {printable(exporter)}" if exporter else ""
     yield Text(title, style="bold")
     if not found:

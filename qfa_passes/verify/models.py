@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from qfa_passes.core.comparison import ModelComparison, ModelFacts
 from qfa_passes.core.dataset import DataSet, Feed
+from qfa_passes.core.formats import AttentionFormat
 from qfa_passes.core.model import LoadedModel
 from qfa_passes.core.opspec import DOMAIN, OP_TYPE
 from qfa_passes.core.walk import all_graphs
@@ -224,16 +225,22 @@ def model_facts(source: Source) -> ModelFacts:
     """Returns name, size and number of fused nodes of a model; a bare path tells its name only."""
     if not isinstance(source, LoadedModel):
         return ModelFacts(_name(source))
-    fused = sum(
-        node.domain == DOMAIN and node.op_type == OP_TYPE
+    fused = [
+        node
         for graph in all_graphs(source.proto)
         for node in graph.node
+        if node.domain == DOMAIN and node.op_type == OP_TYPE
+    ]
+    wanted = AttentionFormat.FLOAT.value.encode()
+    in_float = sum(
+        any(item.name == "compute_format" and item.s == wanted for item in node.attribute)
+        for node in fused
     )
     size = None
     if source.path is not None:
         files = {place.path for _, place in source.weights if isinstance(place, FileSlice)}
         size = sum(path.stat().st_size for path in files | {source.path})
-    return ModelFacts(_name(source), size, fused)
+    return ModelFacts(_name(source), size, len(fused), in_float=in_float)
 
 
 def _name(source: Source) -> str:
