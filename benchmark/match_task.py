@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from models.zoo.samples import AGREES, Sample, load_samples
+from models.zoo.samples import AGREES, Sample, load_samples, relative_difference
 
 if TYPE_CHECKING:
     import onnx
@@ -92,16 +92,12 @@ def _error(sample: Sample, outputs: list[Any], quantized: bool) -> float:
     for expected, actual in zip(sample.outputs.values(), outputs, strict=True):
         if expected.shape != actual.shape:
             return float("inf")
-        wanted, got = expected.astype(np.float64), actual.astype(np.float64)
-        if wanted.size == 0:
-            continue
-        if np.isnan(got).any():
-            return float("inf")
-        if quantized:
+        if quantized and expected.size:
+            wanted, got = expected.astype(np.float64), actual.astype(np.float64)
             error = float(np.mean((got - wanted) ** 2) / max(np.mean(wanted**2), 1e-12))
+            worst = max(worst, float("inf") if np.isnan(error) else error)
         else:
-            error = float(np.abs(got - wanted).max()) / max(1.0, float(wanted.std()))
-        worst = max(worst, error)
+            worst = max(worst, relative_difference(actual, expected))
     return worst
 
 

@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     import torch
 
 _MARK = "Attention"
+# Named so, but no product of queries and keys: weights that are read off the query alone.
+_OTHER = "Deformable"
 
 
 def attention_modules(module: torch.nn.Module) -> list[tuple[str, torch.nn.Module]]:
@@ -16,8 +18,11 @@ def attention_modules(module: torch.nn.Module) -> list[tuple[str, torch.nn.Modul
     found = []
     for name, part in module.named_modules():
         inside = (child for child in part.modules() if child is not part)
-        if _MARK in type(part).__name__ and not any(
-            _MARK in type(child).__name__ for child in inside
+        kind = type(part).__name__
+        if (
+            _MARK in kind
+            and _OTHER not in kind
+            and not any(_MARK in type(child).__name__ for child in inside)
         ):
             found.append((name, part))
     return found

@@ -116,9 +116,15 @@ def seeded(model: torch.nn.Module) -> torch.nn.Module:
     embeddings = {
         id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Embedding)
     }
+    # Some start at zero, and would let nothing through.
+    gates = {
+        id(module.weight) for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)
+    }
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if id(parameter) in embeddings or "relative" in name or "rel_pos" in name:
+            if id(parameter) in gates:
+                parameter.copy_(1 + 0.1 * noise(parameter))
+            elif id(parameter) in embeddings or "relative" in name or "rel_pos" in name:
                 parameter.copy_(noise(parameter))
             elif parameter.ndim < 2:
                 start = torch.nan_to_num(parameter, nan=0.0, posinf=0.0, neginf=0.0).clamp(-4, 4)

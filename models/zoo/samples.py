@@ -11,8 +11,9 @@ import numpy.typing as npt
 
 Arrays = dict[str, npt.NDArray[Any]]
 
-# Differences are relative to the spread of the output, and absolute where that is below one.
+# Differences are relative to the spread of the output.
 AGREES = 1e-4
+_LEAST_SPREAD = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +70,16 @@ def disagreement(path: Path | bytes, samples: list[Sample], **session: Any) -> f
             expected = sample.outputs[name]
             if actual.shape != expected.shape:
                 raise ValueError(f"{name} has shape {actual.shape}, in torch {expected.shape}")
-            difference = np.abs(actual.astype(np.float64) - expected)
-            if np.isnan(difference).any():
-                return float("nan")
-            spread = max(1.0, float(np.std(expected))) if expected.size else 1.0
-            worst = max(worst, float(difference.max(initial=0.0)) / spread)
+            worst = max(worst, relative_difference(actual, expected))
     return worst
+
+
+def relative_difference(actual: npt.NDArray[Any], expected: npt.NDArray[Any]) -> float:
+    """The largest difference over the standard deviation of what is expected; inf if a number is missing."""
+    if expected.size == 0:
+        return 0.0
+    wanted = expected.astype(np.float64)
+    difference = np.abs(actual.astype(np.float64) - wanted)
+    if np.isnan(difference).any():
+        return float("inf")
+    return float(difference.max()) / max(_LEAST_SPREAD, float(wanted.std()))

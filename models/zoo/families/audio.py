@@ -168,3 +168,122 @@ def vits(variant: Variant) -> Case:
 
     names = ("input_ids", "attention_mask", "last_hidden_state")
     return Case(wrap(model, call), token_feeds(), names[2:], dict.fromkeys(names, BATCH_LENGTH))
+
+
+def features_case(model: Any, channels: int, lengths: tuple[int, int]) -> Case:
+    """An encoder of input_features (B, frames, channels)."""
+    module = wrap(model, lambda m, features: m(features).last_hidden_state)
+    names = ("input_features", "last_hidden_state")
+    feeds = float_feeds(names[0], (2, lengths[0], channels), (3, lengths[1], channels))
+    axes = {names[0]: {0: "batch", 1: "frames"}, names[1]: {0: "batch", 1: "steps"}}
+    return Case(module, feeds, names[1:], axes)
+
+
+@architecture("wav2vec2_bert", EAGER)
+def wav2vec2_bert(variant: Variant) -> Case:
+    """Clipped distances pick keys of their own: a second product with the query."""
+    import transformers
+
+    config = transformers.Wav2Vec2BertConfig(
+        vocab_size=96,
+        hidden_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=96,
+        feature_projection_input_dim=20,
+        conv_depthwise_kernel_size=3,
+        left_max_position_embeddings=4,
+        right_max_position_embeddings=3,
+    )
+    return features_case(from_config(transformers.AutoModel, config, variant), 20, (12, 9))
+
+
+@architecture("parakeet")
+def parakeet(variant: Variant) -> Case:
+    """Fast Conformer: relative positions, shifted, join the mask."""
+    import transformers
+
+    config = transformers.ParakeetEncoderConfig(
+        hidden_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=96,
+        num_mel_bins=16,
+        subsampling_conv_channels=16,
+        conv_kernel_size=3,
+    )
+    model = from_config(transformers.AutoModel, config, variant)
+    return features_case(model, 16, (96, 64))
+
+
+def _transcriber(model: Any, name: str, shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> Case:
+    """A model of sound and earlier tokens to logits."""
+    import torch
+
+    def call(m: Any, sound: torch.Tensor, ids: torch.Tensor) -> Any:
+        mask = torch.ones_like(ids)
+        inputs = {name: sound, "decoder_input_ids": ids, "decoder_attention_mask": mask}
+        return m(**inputs, use_cache=False).logits
+
+    def feeds(shape: tuple[int, ...], length: int) -> Feeds:
+        generator = torch.Generator().manual_seed(length)
+        return {
+            name: torch.randn(shape, generator=generator),
+            "decoder_input_ids": torch.randint(3, 96, (shape[0], length), generator=generator),
+        }
+
+    axes = {
+        name: {0: "batch", 1: "frames"},
+        "decoder_input_ids": BATCH_LENGTH,
+        "logits": BATCH_LENGTH,
+    }
+    both = (feeds(shapes[0], 5), feeds(shapes[1], 4))
+    return Case(wrap(model, call), both, ("logits",), axes)
+
+
+@architecture("speech_to_text", EAGER)
+def speech_to_text(variant: Variant) -> Case:
+    """Convolutions over frames, then BART's attention."""
+    import transformers
+
+    shared = {key: value for key, value in WHISPER.items() if not key.startswith(("num", "max"))}
+    config = transformers.Speech2TextConfig(
+        **shared,
+        input_feat_per_channel=16,
+        input_channels=1,
+        conv_channels=32,
+        num_conv_layers=2,
+        max_source_positions=64,
+        max_target_positions=64,
+        use_cache=False,
+    )
+    model = seeded(
+        transformers.Speech2TextForConditionalGeneration._from_config(
+            config, attn_implementation=variant.attention
+        )
+    )
+    return _transcriber(model, "input_features", ((2, 40, 16), (3, 32, 16)))
+
+
+@architecture("moonshine")
+def moonshine(variant: Variant) -> Case:
+    """Rotary positions on a part of the channels, in encoder and decoder."""
+    import transformers
+
+    config = transformers.MoonshineConfig(
+        vocab_size=96,
+        hidden_size=64,
+        intermediate_size=96,
+        encoder_num_hidden_layers=2,
+        decoder_num_hidden_layers=2,
+        encoder_num_attention_heads=4,
+        decoder_num_attention_heads=4,
+        max_position_embeddings=64,
+        use_cache=False,
+    )
+    model = seeded(
+        transformers.MoonshineForConditionalGeneration._from_config(
+            config, attn_implementation=variant.attention
+        )
+    )
+    return _transcriber(model, "input_values", ((2, 4000), (3, 3600)))

@@ -304,3 +304,48 @@ def gpt_oss(variant: Variant) -> Case:
     # The others sort tokens by expert, which no exporter knows.
     config._experts_implementation = "eager"
     return decoder(config, variant)
+
+
+@architecture("gpt_neo", EAGER)
+def gpt_neo(variant: Variant) -> Case:
+    """No scale; the mask is a buffer, local in every other layer."""
+    import transformers
+
+    config = transformers.GPTNeoConfig(
+        vocab_size=96,
+        hidden_size=64,
+        num_layers=2,
+        num_heads=4,
+        intermediate_size=96,
+        max_position_embeddings=64,
+        attention_types=[[["global", "local"], 1]],
+        window_size=_WINDOW,
+    )
+    return decoder(config, variant)
+
+
+@architecture("xglm", EAGER)
+def xglm(variant: Variant) -> Case:
+    """Masked scores are held above the lowest float by a Max."""
+    import transformers
+
+    config = transformers.XGLMConfig(
+        vocab_size=96,
+        d_model=64,
+        num_layers=2,
+        attention_heads=4,
+        ffn_dim=96,
+        max_position_embeddings=64,
+    )
+    return decoder(config, variant)
+
+
+@architecture("olmo3")
+def olmo3(variant: Variant) -> Case:
+    """Norms as in OLMo 2, windows in most layers."""
+    import transformers
+
+    config = transformers.Olmo3Config(
+        **GROUPED, sliding_window=_WINDOW, pad_token_id=0, bos_token_id=1, eos_token_id=2
+    )
+    return decoder(config, variant)

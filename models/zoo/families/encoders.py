@@ -121,3 +121,47 @@ def deberta_v2(variant: Variant) -> Case:
         type_vocab_size=0,
     )
     return encoder(config, variant)
+
+
+@architecture("nomic_bert")
+def nomic_bert(variant: Variant) -> Case:
+    """An embedding model with rotary positions."""
+    import transformers
+
+    return encoder(transformers.NomicBertConfig(**_SMALL), variant)
+
+
+@architecture("esm")
+def esm(variant: Variant) -> Case:
+    """Rotary positions behind a scaled query."""
+    import transformers
+
+    config = transformers.EsmConfig(
+        **_SMALL, pad_token_id=1, mask_token_id=2, position_embedding_type="rotary"
+    )
+    return encoder(config, variant)
+
+
+@architecture("convbert", EAGER)
+def convbert(variant: Variant) -> Case:
+    """Half the heads; beside them a convolution whose kernel is a softmax."""
+    import transformers
+
+    return encoder(transformers.ConvBertConfig(**_SMALL, embedding_size=64), variant)
+
+
+@architecture("squeezebert", EAGER)
+def squeezebert(variant: Variant) -> Case:
+    """Projections are grouped convolutions; channels stand before positions."""
+    import transformers
+
+    return encoder(transformers.SqueezeBertConfig(**_SMALL, embedding_size=64), variant)
+
+
+@architecture("xlnet", EAGER)
+def xlnet(variant: Variant) -> Case:
+    """Positions first, batch second; relative positions are a second product, shifted."""
+    import transformers
+
+    config = transformers.XLNetConfig(vocab_size=96, d_model=64, n_layer=2, n_head=4, d_inner=96)
+    return encoder(config, variant)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from models.zoo.case import BATCH_LENGTH, Case, Feeds, Variant, architecture, seeded, wrap
+from models.zoo.case import BATCH_LENGTH, EAGER, Case, Feeds, Variant, architecture, seeded, wrap
 
 if TYPE_CHECKING:
     import torch
@@ -175,3 +175,11 @@ def bart_decoder_past(variant: Variant) -> Case:
         **{name: {0: "batch", 2: "total"} for name in presents},
     }
     return Case(wrap(model, call), both, ("logits", *presents), axes)
+
+
+@architecture("longt5", EAGER)
+def longt5(variant: Variant) -> Case:
+    """The encoder attends inside blocks of tokens and their neighbours."""
+    import transformers
+
+    return translator(transformers.LongT5Config(**T5, local_radius=3), variant)

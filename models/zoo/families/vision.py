@@ -290,3 +290,106 @@ def trocr_decoder(variant: Variant) -> Case:
 
     axes = {"input_ids": BATCH_LENGTH, "encoder_hidden_states": BATCH, "logits": BATCH_LENGTH}
     return Case(wrap(model, call), (feeds(2, 7), feeds(3, 5)), ("logits",), axes)
+
+
+@architecture("hiera", EAGER)
+def hiera(variant: Variant) -> Case:
+    """Attention inside mask units, whose queries are pooled."""
+    import transformers
+
+    config = transformers.HieraConfig(
+        image_size=[32, 32],
+        embed_dim=32,
+        depths=[1, 1],
+        num_heads=[2, 4],
+        num_query_pool=1,
+        query_stride=[2, 2],
+        masked_unit_size=[4, 4],
+        masked_unit_attention=[True, False],
+    )
+    return backbone(config, variant)
+
+
+@architecture("levit", EAGER)
+def levit(variant: Variant) -> Case:
+    """Fewer query and key channels than value channels, fewer queries than keys, a bias for each distance."""
+    import transformers
+
+    config = transformers.LevitConfig(
+        image_size=64,
+        hidden_sizes=[32, 48, 64],
+        num_attention_heads=[2, 3, 4],
+        depths=[1, 1, 1],
+        key_dim=[8, 8, 8],
+        mlp_ratio=[2, 2, 2],
+        attention_ratio=[2, 2, 2],
+    )
+    return backbone(config, variant, 64)
+
+
+@architecture("mobilevit", EAGER)
+def mobilevit(variant: Variant) -> Case:
+    """Attention between the same pixels of all patches."""
+    import transformers
+
+    config = transformers.MobileViTConfig(
+        image_size=64,
+        hidden_sizes=[48, 64, 80],
+        neck_hidden_sizes=[8, 16, 24, 32, 40, 48, 64],
+        num_attention_heads=4,
+    )
+    return backbone(config, variant, 64)
+
+
+@architecture("mgp_str", EAGER)
+def mgp_str(variant: Variant) -> Case:
+    """A reader of scene text: ViT, then three heads that weigh patches."""
+    import transformers
+
+    config = transformers.MgpstrConfig(
+        image_size=[32, 32],
+        patch_size=8,
+        max_token_length=5,
+        num_character_labels=9,
+        num_bpe_labels=12,
+        num_wordpiece_labels=12,
+        hidden_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        mlp_ratio=2.0,
+    )
+    model = seeded(transformers.MgpstrForSceneTextRecognition(config))
+    case = pixels_case(wrap(model, lambda m, pixels: tuple(m(pixels).logits)))
+    outputs = ("characters", "pieces", "words")
+    axes = dict.fromkeys(("pixel_values", *outputs), BATCH)
+    return Case(case.module, case.feeds, outputs, axes)
+
+
+@architecture("rt_detr", EAGER)
+def rt_detr(variant: Variant) -> Case:
+    """Attention on the smallest map and between queries; the cross-attention is deformable, which is another thing."""
+    import transformers
+
+    config = transformers.RTDetrConfig(
+        backbone_config=transformers.RTDetrResNetConfig(
+            embedding_size=16,
+            hidden_sizes=[16, 32, 48, 64],
+            depths=[1, 1, 1, 1],
+            layer_type="basic",
+            out_features=["stage2", "stage3", "stage4"],
+        ),
+        encoder_in_channels=[32, 48, 64],
+        encoder_hidden_dim=32,
+        encoder_ffn_dim=64,
+        encoder_attention_heads=4,
+        d_model=32,
+        num_queries=5,
+        decoder_in_channels=[32, 32, 32],
+        decoder_ffn_dim=64,
+        decoder_layers=2,
+        decoder_attention_heads=4,
+        num_denoising=0,
+        num_labels=4,
+    )
+    model = seeded(transformers.RTDetrForObjectDetection(config))
+    return pixels_case(wrap(model, lambda m, pixels: m(pixels).logits), 64, "logits")
