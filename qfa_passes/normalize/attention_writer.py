@@ -130,10 +130,8 @@ def _within(
     writer: Writer, mask: gs.Tensor, kind: KeyMask, batch: Extent, keys: Extent
 ) -> gs.Variable:
     """(B, T): whether a key lies before the end of its batch, and not before its start."""
-    zero, one = writer.scalar("zero", 0), writer.scalar("one", 1)
-    total = writer.extent("mask_total", *keys)
-    places = writer.op("Range", "keys", zero, total, one, dtype=np.int64)
-    ends: gs.Tensor = writer.op("Cast", "mask_wide", mask, dtype=np.int64, to=np.int64)
+    places = writer.count("keys", writer.extent("mask_total", *keys))
+    ends: gs.Tensor = writer.wide("mask", mask)
     starts = None
     if kind is not KeyMask.LENGTHS:
         count = writer.reshape("batch_list", writer.extent("batch", *batch), 1)

@@ -62,25 +62,25 @@ def cache_places(writer: Writer, shared: Shared, request: Grouped) -> CachePlace
 
 def _alone(writer: Writer, request: Grouped) -> CachePlaces:
     rows = writer.extent("rows", request.fused.inputs["query"], 1)
-    steps = _range(writer, "steps", rows)
+    steps = writer.count("steps", rows)
     return CachePlaces(None, None, None, None, rows, None, rows, rows, steps, steps)
 
 
 def _with_past(writer: Writer, request: Grouped, before: gs.Tensor) -> CachePlaces:
     inputs = request.fused.inputs
     rows = writer.extent("rows", inputs["query"], 1)
-    total = _wide(writer, "total", inputs["total_sequence_length"])
+    total = writer.wide("total", inputs["total_sequence_length"])
     total = writer.reshape("total_scalar", total)
-    ends = writer.reshape("ends", _wide(writer, "last", inputs["seqlens_k"]), -1)
+    ends = writer.reshape("ends", writer.wide("last", inputs["seqlens_k"]), -1)
     first = writer.op("Equal", "is_first", rows, total, dtype=np.bool_)
     counts = writer.op("Add", "counts", ends, writer.scalar("one", 1), dtype=np.int64)
     lengths = writer.op("Where", "lengths", first, rows, counts, dtype=np.int64)
     past = writer.op("Sub", "past", lengths, rows, dtype=np.int64)
     room = writer.extent("room", before, 2)
-    steps = _range(writer, "steps", rows)
+    steps = writer.count("steps", rows)
     if not request.evicts:
         length = writer.op("Max", "length", room, total, dtype=np.int64)
-        places = _range(writer, "places", length)
+        places = writer.count("places", length)
         return CachePlaces(lengths, past, past, None, room, first, rows, length, places, steps)
     held = resident(writer, "before", past, room, request.window)
     lengths = writer.op("Add", "joined_lengths", held, rows, dtype=np.int64)
@@ -90,7 +90,7 @@ def _with_past(writer: Writer, request: Grouped, before: gs.Tensor) -> CachePlac
     oldest = writer.op("Sub", "oldest", past, held, dtype=np.int64)
     start = writer.op("Sub", "present_start", gone, oldest, dtype=np.int64)
     held = writer.op("Sub", "held", lengths, rows, dtype=np.int64)  # as the matcher reads it
-    places = _range(writer, "places", length)
+    places = writer.count("places", length)
     return CachePlaces(lengths, held, past, start, room, first, rows, length, places, steps)
 
 
@@ -105,7 +105,7 @@ def positions(writer: Writer, shared: Shared, request: Grouped, cache: CachePlac
         return shared[where]
     steps = writer.unsqueeze("steps_row", cache.steps, 0)
     if given is None:
-        shared[where] = _behind(writer, "positions", cache.position, steps, (1,))
+        shared[where] = behind(writer, "positions", cache.position, steps, (1,))
         return shared[where]
     start = writer.cut("position_batch", given, 0, 0, 1)
     start = writer.cut("position_start", start, 1, 0, 1)
@@ -114,43 +114,6 @@ def positions(writer: Writer, shared: Shared, request: Grouped, cache: CachePlac
         counted = writer.op("Where", "positions", cache.first, counted, given, dtype=np.int64)
     shared[where] = counted
     return counted
-
-
-def visible(
-    writer: Writer, shared: Shared, request: Grouped, cache: CachePlaces, keys: gs.Tensor
-) -> gs.Tensor:
-    """(B, 1, S or 1, L), or (S, S) without a past: which of the ``keys`` (B, Hkv, L, D) a query sees."""
-    where = ("visible", id(cache), request.causal, request.window)
-    if where not in shared:
-        shared[where] = _visible(writer, request, cache, keys)
-    return shared[where]
-
-
-def _visible(
-    writer: Writer, request: Grouped, cache: CachePlaces, keys: gs.Tensor
-) -> gs.Tensor:
-    places = _range(writer, "key_places", writer.extent("key_count", keys, 2))
-    if not request.causal:
-        return _present(writer, request, places)
-    column = writer.unsqueeze("steps_column", cache.steps, 1)
-    own = _behind(writer, "query_places", cache.past, column, (1, 2, 3))
-    keep = writer.op("LessOrEqual", "causal", places, own, dtype=np.bool_)
-    if request.window < 0:
-        present = _present(writer, request, places)  # hides padding from the padding of a first run
-        return writer.op("And", "visible", keep, present, dtype=np.bool_)
-    width = writer.scalar("window", request.window)
-    edge = writer.op("Sub", "window_edge", own, width, dtype=np.int64)
-    near = writer.op("Greater", "near", places, edge, dtype=np.bool_)
-    return writer.op("And", "in_window", keep, near, dtype=np.bool_)
-
-
-def _present(writer: Writer, request: Grouped, places: gs.Tensor) -> gs.Variable:
-    """(B, 1, 1, L): keys that are neither padding nor a free place."""
-    last = _wide(writer, "key_last", request.fused.inputs["seqlens_k"])
-    last = writer.reshape("key_last_list", last, -1)
-    counts = writer.op("Add", "key_counts", last, writer.scalar("one", 1), dtype=np.int64)
-    ends = writer.unsqueeze("key_ends", counts, 1, 2, 3)
-    return writer.op("Less", "present", places, ends, dtype=np.bool_)
 
 
 def joined(
@@ -201,22 +164,7 @@ def _index(writer: Writer, cache: CachePlaces) -> gs.Tensor:
     return writer.unsqueeze("index", index, 1, 3)
 
 
-def padded_bias(writer: Writer, bias: gs.Tensor, cache: CachePlaces) -> gs.Tensor:
-    """(., ., S, total) to (., ., S, L): free places of the cache get 0, and no query sees them."""
-    total = writer.extent("bias_total", bias, 3)
-    missing = writer.op("Sub", "bias_missing", cache.length, total, dtype=np.int64)
-    pads = writer.op(
-        "Concat",
-        "bias_pads",
-        writer.numbers("bias_before", *(0,) * 7),
-        writer.reshape("bias_missing_list", missing, 1),
-        dtype=np.int64,
-        axis=0,
-    )
-    return writer.op("Pad", "bias_padded", bias, pads)
-
-
-def _behind(
+def behind(
     writer: Writer, step: str, past: gs.Tensor | None, steps: gs.Tensor, axes: tuple[int, ...]
 ) -> gs.Tensor:
     """Adds past to steps; ``axes`` are the new axes that let the batch broadcast."""
@@ -224,12 +172,3 @@ def _behind(
         return steps
     column = writer.unsqueeze(f"{step}_past", past, *axes)
     return writer.op("Add", step, column, steps, dtype=np.int64)
-
-
-def _wide(writer: Writer, step: str, tensor: gs.Tensor) -> gs.Variable:
-    return writer.op("Cast", f"{step}_wide", tensor, dtype=np.int64, to=np.int64)
-
-
-def _range(writer: Writer, step: str, end: gs.Tensor) -> gs.Variable:
-    zero, one = writer.scalar("zero", 0), writer.scalar("one", 1)
-    return writer.op("Range", step, zero, end, one, dtype=np.int64)

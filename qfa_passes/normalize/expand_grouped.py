@@ -12,13 +12,8 @@ import onnx_graphsurgeon as gs
 
 from qfa_passes.graph.contrib.grouped import Grouped
 from qfa_passes.normalize.attention_writer import Scores, attend, merge_heads, split_heads
-from qfa_passes.normalize.cache_places import (
-    cache_places,
-    joined,
-    padded_bias,
-    positions,
-    visible,
-)
+from qfa_passes.normalize.cache_masks import padded_bias, visible
+from qfa_passes.normalize.cache_places import cache_places, joined, positions
 from qfa_passes.normalize.causal_keep import Shared
 from qfa_passes.normalize.rotary import angles, rotate
 from qfa_passes.normalize.window_cache import kept

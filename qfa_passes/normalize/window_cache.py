@@ -46,8 +46,7 @@ def kept(
         room: C, scalar.
         last: The index of the last one, scalar; places without a key repeat it.
     """
-    zero, one = writer.scalar("zero", 0), writer.scalar("one", 1)
-    places = writer.op("Range", f"{step}_places", zero, room, one, dtype=np.int64)
+    places = writer.count(f"{step}_places", room)
     column = writer.unsqueeze(f"{step}_start", start, 1)
     index = writer.op("Add", f"{step}_from", column, places, dtype=np.int64)
     index = writer.op("Min", f"{step}_row", index, last, dtype=np.int64)

@@ -75,6 +75,15 @@ class Writer:
             "Gather", step, shape, self.scalar(f"{step}_axis", axis), dtype=np.int64, axis=0
         )
 
+    def count(self, step: str, end: gs.Tensor) -> gs.Variable:
+        """0, 1, 2, ... to before ``end``, an int64 scalar."""
+        zero, one = self.scalar("zero", 0), self.scalar("one", 1)
+        return self.op("Range", step, zero, end, one, dtype=np.int64)
+
+    def wide(self, step: str, tensor: gs.Tensor) -> gs.Variable:
+        """The value as int64."""
+        return self.op("Cast", f"{step}_wide", tensor, dtype=np.int64, to=np.int64)
+
     def numbers(self, step: str, *values: int) -> gs.Constant:
         """A list of int64."""
         return self.constant(step, np.array(values, dtype=np.int64))
