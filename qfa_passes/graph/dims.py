@@ -18,6 +18,7 @@ _fresh = count()
 Monomial = tuple[str, ...]
 
 _MOST_STEPS: Final = 64
+_STRETCHED: Final = "stretched"
 
 
 class Dim:
@@ -49,9 +50,13 @@ class Dim:
         return Dim.of(text) if parsed is None else parsed
 
     @staticmethod
-    def unknown() -> Dim:
-        """A new symbol that equals nothing else; it stands for a non-negative number like any other."""
-        return Dim({(f"?{next(_fresh)}",): 1})
+    def unknown(*, stretched: bool = False) -> Dim:
+        """A new symbol that equals nothing else; it stands for a non-negative number like any other.
+
+        Args:
+            stretched: It is what an axis was broadcast to, by a node that is there to do so.
+        """
+        return Dim({(f"?{_STRETCHED if stretched else ''}{next(_fresh)}",): 1})
 
     @property
     def value(self) -> int | None:
@@ -65,6 +70,11 @@ class Dim:
         """True for an unknown that no model has named."""
         ((monomial, factor),) = self.terms.items() if len(self.terms) == 1 else (((), 0),)
         return factor == 1 and len(monomial) == 1 and monomial[0].startswith("?")
+
+    @property
+    def is_stretched(self) -> bool:
+        """True if an extent in it comes of a broadcast that may have changed it."""
+        return any(symbol.startswith(f"?{_STRETCHED}") for term in self.terms for symbol in term)
 
     @property
     def is_symbol(self) -> bool:

@@ -158,7 +158,9 @@ def broadcast(*shapes: Shape | None, trust_names: bool = True) -> Shape | None:
         if not others:
             result.append(Dim.of(1))
         else:
-            result.append(candidates[0] if len(candidates) == 1 else Dim.unknown())
+            result.append(
+                candidates[0] if len(candidates) == 1 else Dim.unknown(stretched=not trust_names)
+            )
     return tuple(result)
 
 

@@ -21,6 +21,7 @@ from qfa_passes.match.quantized import rounds_scores
 from qfa_passes.match.row_shift import shifted_input
 from qfa_passes.match.scalars import scaled_input
 from qfa_passes.match.softcap import check_bend, is_bend, scale_and_cap
+from qfa_passes.match.views import may_be
 
 _DEPTH: Final = 24
 MASKING: Final = -1e3
@@ -139,13 +140,16 @@ def _read(
 
 def _product(context: MatchContext, node: gs.Node) -> Scores:
     shape = context.shapes.shape(node.outputs[0])
-    if shape is None or len(shape) < 2 or any(_rank(context, node, i) < 2 for i in (0, 1)):
+    left, right = (context.shapes.shape(tensor) for tensor in node.inputs)
+    if shape is None or left is None or right is None or min(len(left), len(right)) < 2:
         raise MatchFailure(f"the shape of the product '{node.name}' is not known")
+    if len(left) == len(right):  # two open extents that meet are one: that of the left operand
+        front = [
+            own if may_be(own, other) else extent
+            for own, other, extent in zip(left[:-2], right[:-2], shape[:-2], strict=True)
+        ]
+        shape = (*front, *shape[-2:])
     return Scores(node, 1.0, (), (node,), shape, whole_axes(shape))
-
-
-def _rank(context: MatchContext, node: gs.Node, position: int) -> int:
-    return context.shapes.rank(node.inputs[position]) or 0
 
 
 def _reshaped(context: MatchContext, node: gs.Node, inner: Scores) -> Scores:

@@ -7,7 +7,7 @@ from each candidate top tells whether the bottom is that candidate with its axes
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import onnx_graphsurgeon as gs
@@ -209,7 +209,48 @@ def _read_from(
             casts = cast_view(step.node.outputs[0])
     path = (*(step.node.name for step in reversed(steps)), consumer.name)
     walk = _Walk(factor, scale, path, casts, notes)
+    if lead is not None:
+        top_shape, axes = _named_alike(top_shape, axes, lead)
     return _canonical(top, top_shape, _aligned(axes, transposed, lead), walk)
+
+
+def _named_alike(top_shape: Shape, axes: Axes, lead: Lead) -> tuple[Shape, Axes]:
+    """Takes extents for those of the product that they meet there, where no model says that they differ.
+
+    A product takes two extents that are equal, or of which one is 1. That an open one is 1, to be stretched, would be
+    for the model to say.
+    """
+    front = axes[:-2]
+    if len(front) != len(lead.shape):
+        return top_shape, axes
+    alike: dict[int, Dim] = {}
+    for axis, extent in zip(front, lead.shape, strict=True):
+        if len(axis) == 1 and axis[0].whole and may_be(axis[0].extent, extent):
+            assert axis[0].source is not None
+            alike[axis[0].source] = extent
+    if not alike:
+        return top_shape, axes
+    renamed = tuple(
+        tuple(
+            replace(atom, extent=alike[atom.source])
+            if atom.source in alike and atom.whole
+            else atom
+            for atom in axis
+        )
+        for axis in axes
+    )
+    return tuple(alike.get(axis, dim) for axis, dim in enumerate(top_shape)), renamed
+
+
+def may_be(own: Dim, other: Dim) -> bool:
+    """True if two open extents that meet in a product may be one: they are not, if both have names of their own."""
+    open_ = all(dim.value is None and not dim.is_stretched for dim in (own, other))
+    return open_ and own != other and not (_has_own_name(own) and _has_own_name(other))
+
+
+def _has_own_name(dim: Dim) -> bool:
+    """True for a plain name that a person gave; exporters number the axes of inputs."""
+    return dim.is_symbol and "_dynamic_axes_" not in repr(dim)
 
 
 def _aligned(axes: Axes, transposed: bool, lead: Lead | None) -> Axes | None:

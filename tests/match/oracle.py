@@ -24,7 +24,7 @@ def made_up(proto: ModelProto, sizes: Mapping[str, int], seed: int = 0) -> dict[
     for value in proto.graph.input:
         tensor = value.type.tensor_type
         shape = [
-            sizes[dim.dim_param] if dim.dim_param else dim.dim_value for dim in tensor.shape.dim
+            sizes[dim.dim_param] if not dim.dim_value else dim.dim_value for dim in tensor.shape.dim
         ]
         if tensor.elem_type in (TensorProto.FLOAT, TensorProto.FLOAT16):
             data: Array = random.standard_normal(shape)

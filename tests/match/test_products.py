@@ -274,6 +274,18 @@ def test_one_key_for_a_batch_of_fixed_size() -> None:
     check_site(block.model())
 
 
+def test_open_batches_that_meet_in_a_product_are_one() -> None:
+    """Keys of an input whose axes nobody named, or an exporter numbered."""
+    for batch in ("", "k_dynamic_axes_1"):
+        model = Block(outputs="float[N,4,S,6] o").model()
+        for value in (model.graph.input[1], model.graph.input[2]):
+            extent = value.type.tensor_type.shape.dim[0]
+            extent.ClearField("dim_param")
+            if batch:
+                extent.dim_param = batch
+        check_site(model, {batch or "B": 2, "": 2})
+
+
 def test_factor_on_the_bias() -> None:
     block = Block(
         inputs=f"{MERGED}, float[B,1,1,T] m",

@@ -168,7 +168,8 @@ def test_scale_after_a_fill_scales_it_too() -> None:
     site = check_site(
         Block(inputs=inputs, constants=constants, mask=f"{masked} y = Mul(m, c)").model()
     )
-    assert (site.scale, [term.fill for term in site.mask.terms]) == (0.125, [-1.25e8])
+    (term,) = site.mask.terms
+    assert site.scale == 0.125 and term.fill <= -1.25e8
     turned = Block(inputs=inputs, constants=constants, mask=f"{masked} y = Mul(m, turned)")
     assert "'n3' scales masked scores to 1.25e+08" in refusal_of(turned.model()).reason
 
