@@ -120,6 +120,25 @@ def test_packed(bias: bool) -> None:
         assert isinstance(site, AttentionSite), site
 
 
+@pytest.mark.parametrize("mask", (None, "keys", "lengths"))
+def test_half(mask: str | None) -> None:
+    """The runtime's CPU kernel takes float32 only, which is the oracle."""
+    case = block(attrs={"unidirectional": 1})
+    if mask == "keys":
+        case.feeds["key_padding_mask"] = np.array([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]], np.int32)
+    elif mask == "lengths":
+        case.feeds["key_padding_mask"] = np.array([3, 5], np.int32)
+    case.shapes = {**case.shapes, "key_padding_mask": ("B", "S") if mask == "keys" else ("B",)}
+    (expected,) = run(case.model(), case.feeds)
+    for name in ("query", "key", "value"):
+        case.feeds[name] = case.feeds[name].astype(np.float16)
+    case.kind = np.float16
+    result = normalized(case.model())
+    np.testing.assert_allclose(run(result, case.feeds)[0], expected, rtol=1e-2, atol=1e-2)
+    (site,) = find(result)
+    assert isinstance(site, AttentionSite), site
+
+
 def test_plain() -> None:
     site = check(block())
     assert (site.num_heads, site.kv_num_heads, site.qk_channels, site.v_channels) == (H, H, D, DV)

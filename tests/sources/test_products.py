@@ -169,6 +169,29 @@ def test_fused_matmul(alpha: float, keys_transposed: bool) -> None:
     assert site.scale == pytest.approx(alpha)
 
 
+def test_fused_matmul_of_transposed_queries() -> None:
+    body = """
+        qt = Transpose <perm = [0, 1, 3, 2]> (q)
+        s = com.microsoft.FusedMatMul <alpha = 0.25, transA = 1, transB = 1> (qt, k) y = Add(s, m)
+        p = Softmax <axis = -1> (y) o = com.microsoft.FusedMatMul <alpha = 1.0> (p, v)
+    """
+    site = check(model(HEADS_FIRST, body, "float[B,3,S,6] o"), feeds(rows_first=False))
+    assert site.scale == pytest.approx(0.25)
+
+
+def test_scaled_weights_are_not_guessed() -> None:
+    """A factor on P V is none of the operator's: the block is refused or its output scaled, never the factor lost."""
+    body = """
+        s = com.microsoft.FusedMatMul <transB = 1> (q, k) p = Softmax <axis = -1> (s)
+        o = com.microsoft.FusedMatMul <alpha = 0.5> (p, v)
+    """
+    proto, data = model(HEADS_FIRST, body, "float[B,3,S,6] o"), feeds(rows_first=False)
+    result = normalized(proto)
+    np.testing.assert_allclose(run(result, data)[0], run(proto, data)[0], rtol=1e-5, atol=1e-5)
+    for site in find(result):
+        assert not isinstance(site, AttentionSite) or site.output != "o"
+
+
 def test_gemm() -> None:
     inputs = "float[S,8] q, float[T,8] k, float[T,6] v, float[S,T] m"
     body = """
@@ -179,6 +202,9 @@ def test_gemm() -> None:
     result = normalized(proto)
     assert not {node.op_type for node in result.graph.node} & {"Gemm"}
     np.testing.assert_allclose(run(result, data)[0], run(proto, data)[0], rtol=1e-5, atol=1e-5)
+    (site,) = find(result)
+    assert isinstance(site, AttentionSite)
+    assert (site.num_heads, site.scale, len(site.mask.terms)) == (1, 0.5, 1)
 
 
 def test_bias_softmax() -> None:
