@@ -14,7 +14,7 @@ from qfa_passes.graph.ir import is_op
 from qfa_passes.match.context import MatchContext, MatchFailure
 from qfa_passes.match.masks import resolve_masks
 from qfa_passes.match.operands import check_operands, element_type, score_factor
-from qfa_passes.match.standard_inputs import optional_input, read_cache, read_inputs
+from qfa_passes.match.standard_inputs import number, optional_input, read_cache, read_inputs
 from qfa_passes.match.standard_masks import mask_terms, positions, score_extents
 
 _SOFTMAX_TYPES: Final = (
@@ -37,6 +37,8 @@ def read_standard(context: MatchContext, node: gs.Node) -> AttentionSite:
 
     The exponent's precision (``softmax_precision``) is not followed: the operator always takes float32 there.
     """
+    if len(node.inputs) < 3 or not all(tensor.name for tensor in node.inputs[:3]):
+        raise MatchFailure(f"'{node.name}' lacks Q, K or V")
     cache = read_cache(context, node)
     _check_outputs(context, node, cache)
     _check_softmax(node)
@@ -47,7 +49,7 @@ def read_standard(context: MatchContext, node: gs.Node) -> AttentionSite:
     extents = score_extents(context, node, cache, query.batch, heads)
     base = positions(node, extents, optional_input(node, "nonpad_kv_seqlen"), cache)
     mask = resolve_masks(context, mask_terms(context, node, extents), extents.matrix, base)
-    scale = float(node.attrs.get("scale", 1 / math.sqrt(query.channels)))
+    scale = number(node, "scale", 1 / math.sqrt(query.channels))
     flat = context.shapes.rank(node.inputs[0]) == 3
     return AttentionSite(
         name=node.name,
@@ -72,16 +74,16 @@ def read_standard(context: MatchContext, node: gs.Node) -> AttentionSite:
 
 
 def _softcap(node: gs.Node) -> float:
-    cap = float(node.attrs.get("softcap", 0))
+    cap = number(node, "softcap", 0)
     if not (math.isfinite(cap) and cap >= 0):
         raise MatchFailure(f"softcap {cap:g} of '{node.name}' is no cap")
     return cap
 
 
 def _check_softmax(node: gs.Node) -> None:
-    precision = node.attrs.get("softmax_precision")
-    if precision is not None and int(precision) not in _SOFTMAX_TYPES:
-        raise MatchFailure(f"softmax_precision {precision} of '{node.name}' is no float type")
+    precision = number(node, "softmax_precision", TensorProto.FLOAT)
+    if precision not in _SOFTMAX_TYPES:
+        raise MatchFailure(f"softmax_precision {precision:g} of '{node.name}' is no float type")
 
 
 def _check_outputs(context: MatchContext, node: gs.Node, cache: Cache | None) -> None:

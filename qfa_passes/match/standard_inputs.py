@@ -24,6 +24,14 @@ def optional_input(node: gs.Node, name: str) -> gs.Tensor | None:
     return tensor if tensor is not None and tensor.name else None
 
 
+def number(node: gs.Node, name: str, default: float) -> float:
+    """A numeric attribute; raises MatchFailure if it is something else."""
+    value = node.attrs.get(name, default)
+    if not isinstance(value, (int, float)):
+        raise MatchFailure(f"{name} of '{node.name}' is no number")
+    return value
+
+
 def read_inputs(
     context: MatchContext, node: gs.Node, *, cached: bool
 ) -> tuple[HeadsView | None, HeadsView | None, HeadsView | None]:
@@ -64,8 +72,27 @@ def read_cache(context: MatchContext, node: gs.Node) -> Cache | None:
             raise MatchFailure(f"'{tensor.name}' is not known to be (B, heads, rows, channels)")
         if tensor.dtype != new.dtype:
             raise MatchFailure(f"'{tensor.name}' and '{new.name}' have different element types")
+    _check_past(context, node, past_key, past_value)
     present = [_read_output(context, node, position) for position in (1, 2)]
     return Cache(past_key.name, past_value.name, *present)
+
+
+def _check_past(
+    context: MatchContext, node: gs.Node, past_key: gs.Tensor, past_value: gs.Tensor
+) -> None:
+    """Refuses a cache that provably does not go in front of K and V."""
+    keys, values = (context.shapes.shape(tensor) for tensor in (past_key, past_value))
+    pairs = [] if keys is None or values is None else list(zip(keys[:3], values[:3], strict=True))
+    for past, position in ((keys, 1), (values, 2)):
+        new = context.shapes.shape(node.inputs[position])
+        if past is not None and new is not None and len(new) == 4:
+            pairs += [(past[axis], new[axis]) for axis in (0, 1, 3)]
+    for one, other in pairs:
+        if one != other and None not in (one.value, other.value):
+            raise MatchFailure(
+                f"the cache '{past_key.name}', '{past_value.name}' does not go in front of K and V of '{node.name}':"
+                f" {one} against {other}"
+            )
 
 
 def _read_output(context: MatchContext, node: gs.Node, position: int) -> str | None:
@@ -77,7 +104,7 @@ def _read_output(context: MatchContext, node: gs.Node, position: int) -> str | N
 
 
 def _attribute(node: gs.Node, name: str) -> int:
-    heads = int(node.attrs.get(name, 0))
+    heads = int(number(node, name, 0))
     if heads < 1:
         raise MatchFailure(f"'{node.name}' has three-axis inputs but no {name}")
     return heads

@@ -14,7 +14,7 @@ from qfa_passes.graph.shapes import Shape
 from qfa_passes.match.bands import ScoreExtents
 from qfa_passes.match.context import MatchContext, MatchFailure
 from qfa_passes.match.operands import element_type
-from qfa_passes.match.standard_inputs import optional_input
+from qfa_passes.match.standard_inputs import number, optional_input
 
 _PADS_MASKS: Final = 24
 """From this opset on keys beyond the last axis of a mask are hidden; before, that axis is T, or 1 for all keys."""
@@ -64,7 +64,8 @@ def mask_terms(
     shape, keys = context.shapes.shape(mask), extents.scores[3]
     short = False
     if not shape:
-        raise MatchFailure(f"the shape of the mask '{mask.name}' of '{node.name}' is not known")
+        known = "has no axes" if shape == () else "has a shape that is not known"
+        raise MatchFailure(f"the mask '{mask.name}' of '{node.name}' {known}")
     if shape[-1] != keys and context.graph.opset >= _PADS_MASKS:
         if shape[-1].value is not None and keys.value is not None and shape[-1].value > keys.value:
             raise MatchFailure(f"the mask '{mask.name}' has more keys than '{node.name}'")
@@ -99,7 +100,7 @@ def positions(
     """
     left = _window(node, "left_window_size")
     right = _window(node, "right_window_size")
-    if node.attrs.get("is_causal", 0):
+    if number(node, "is_causal", 0):
         right = 0
     if lengths is not None and lengths.dtype != np.int64:
         raise MatchFailure(f"'{lengths.name}' has type {lengths.dtype}, expected int64")
@@ -119,7 +120,7 @@ def positions(
 
 
 def _window(node: gs.Node, name: str) -> int | None:
-    size = int(node.attrs.get(name, -1))
+    size = int(number(node, name, -1))
     if size < -1:
         raise MatchFailure(f"{name} {size} of '{node.name}' is below -1")
     return None if size == -1 else size

@@ -4,10 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from onnx import ModelProto
 from onnx.reference import ReferenceEvaluator
 
-from qfa_passes.core.site import Cache, Mask, MaskKind, MaskTerm
+from qfa_passes.core.site import Cache, Mask, MaskKind, MaskTerm, Refusal
 from qfa_passes.core.view import merge_heads
+from qfa_passes.graph.ir import Graph
+from qfa_passes.match import find_sites
 from tests.match.blocks import PLAIN_INPUTS, Block, find, refusal_of, site_of
 from tests.match.oracle import attention as attention_of
 from tests.match.oracle import check_site, made_up
@@ -223,6 +226,29 @@ REFUSED = {
         attention("q, k, v, , pk, pv, n", inputs=f"{PAST}, {LENGTHS}", opset=24),
         "at once",
     ),
+    "past of other heads": (
+        attention(
+            "q, k, v, , pk, pv", inputs=f"{PLAIN_INPUTS}, float[B,2,P,8] pk, float[B,2,P,6] pv"
+        ),
+        "2 against 4",
+    ),
+    "past of other channels": (
+        attention(
+            "q, k, v, , pk, pv", inputs=f"{PLAIN_INPUTS}, float[B,4,P,4] pk, float[B,4,P,6] pv"
+        ),
+        "does not go in front of K and V",
+    ),
+    "past keys and values of different lengths": (
+        attention(
+            "q, k, v, , pk, pv", inputs=f"{PLAIN_INPUTS}, float[B,4,3,8] pk, float[B,4,2,6] pv"
+        ),
+        "3 against 2",
+    ),
+    "mask without axes": (
+        attention("q, k, v, m", inputs=f"{PLAIN_INPUTS}, bool m"),
+        "has no axes",
+    ),
+    "scale that is a word": (attention(attributes='scale = "much"'), "scale of 'n0' is no number"),
     "queries of unknown place": (
         attention("q, k, v, , pk, pv", "is_causal = 1", PAST),
         "not clear where the queries stand",
@@ -290,3 +316,15 @@ def test_foreign_attention_is_no_candidate() -> None:
     product, domains = "o = other.Attention(q, k, v)", ', "other": 1'
     block = replace(attention(), product=product, domains=domains)
     assert find(block.model()) == []
+
+
+def test_missing_values() -> None:
+    model = attention("q, k").model()
+    assert "lacks Q, K or V" in one_refusal(model)
+
+
+def one_refusal(model: ModelProto) -> str:
+    """The reason that the matcher gives where a model does not pass type inference."""
+    (refusal,) = find_sites(Graph(model))
+    assert isinstance(refusal, Refusal)
+    return refusal.reason
