@@ -34,6 +34,9 @@ _LAST_BY_DEFAULT: Final = 13
 
 _SWAP: Final = (0, 1, 3, 2)
 
+_OUT_OF_REACH: Final = -1e9
+"""What stands in place of a score swallows it, however small it is; what is added to one must be this low for that."""
+
 
 def is_candidate(node: gs.Node) -> bool:
     """A softmax of the standard domain may be the heart of attention."""
@@ -271,7 +274,8 @@ def _terms(block: _Block, layout: ScoreLayout) -> tuple[MaskTerm, ...]:
                 f" = {list(layout.shape)} by views with fixed numbers"
             )
         term = replace(mask.term, views=views)
-        if term.kind is not MaskKind.BIAS and term.tensor in block.weights.zeroed:
-            term = replace(term, fill=float("-inf"))
+        if term.kind is not MaskKind.BIAS:
+            zeroed = term.tensor in block.weights.zeroed
+            term = replace(term, fill=float("-inf") if zeroed else min(term.fill, _OUT_OF_REACH))
         terms.append(term)
     return tuple(terms)

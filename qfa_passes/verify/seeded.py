@@ -32,6 +32,7 @@ _PASS_INDEX: Final = frozenset(
     }
 )
 _PASS_TABLE: Final = frozenset({"Cast", "Identity", "DequantizeLinear"})
+_SHOWN: Final = 0.7
 _DEFAULT_BOUND: Final = 2
 """Integers of unknown meaning are 0 or 1: valid for flags, segment numbers and any table."""
 
@@ -120,7 +121,9 @@ def _array(
     if spec.dtype.kind == "f":
         return generator.standard_normal(shape).astype(spec.dtype)
     if spec.dtype.kind == "b":
-        return np.zeros(shape, spec.dtype)
+        # Of flags the first choice is no. What has rows may be a mask, of either sense.
+        rows = len(shape) > 1 and np.prod(shape) > 1
+        return np.asarray(generator.random(shape) < (_SHOWN if rows else 0))  # no scalar
     return generator.integers(0, bound or _DEFAULT_BOUND, shape).astype(spec.dtype)
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from qfa_passes.core.site import Mask, MaskKind, MaskTerm
@@ -130,9 +131,12 @@ def test_mask_terms(name: str) -> None:
     assert not site.mask.causal
 
 
-def test_fill_is_kept() -> None:
-    site = site_of(block("y = Where(keep, x, low)", constants="float low = {-10000.0}").model())
-    assert site.mask.terms[0].fill == -1e4
+@pytest.mark.parametrize(("fill", "said"), [(-1e4, -1e9), (-1e30, -1e30)])
+def test_a_low_number_in_place_of_scores_swallows_them(fill: float, said: float) -> None:
+    """In a row that sees nothing all scores are that one number: the scores themselves must not come through."""
+    low = f"float low = {{{fill}}}"
+    site = site_of(block("y = Where(keep, x, low)", constants=low).model())
+    np.testing.assert_allclose(site.mask.terms[0].fill, said, rtol=1e-6)
 
 
 REFUSED = {

@@ -101,6 +101,22 @@ def test_other_axis_is_no_table() -> None:
     assert "input_ids" not in index_bounds(model.graph)
 
 
+def test_conditions_hide_and_show_and_flags_are_off() -> None:
+    """A condition with rows may be a mask of either sense; one number is a flag."""
+    shapes = {"condition": [2, 1, 8, 8], "use_cache_branch": [1], "flag": []}
+    inputs = [
+        helper.make_tensor_value_info(name, TensorProto.BOOL, shapes[name]) for name in shapes
+    ]
+    node = helper.make_node("And", ["condition", "flag"], ["out"])
+    output = helper.make_tensor_value_info("out", TensorProto.BOOL, None)
+    graph = helper.make_graph([node], "g", inputs, [output])
+    (feed,) = seeded_data(helper.make_model(graph)).feeds
+    assert feed["condition"].any()
+    assert not feed["condition"].all()
+    assert not feed["flag"].any()
+    assert not feed["use_cache_branch"].any()
+
+
 def test_strings_are_refused() -> None:
     model = embedding_model()
     model.graph.input[0].type.tensor_type.elem_type = TensorProto.STRING
