@@ -11,7 +11,7 @@ from onnx import ModelProto, NodeProto, helper
 from qfa_passes import api
 from qfa_passes.__main__ import main
 from qfa_passes.core.formats import AttentionFormat
-from qfa_passes.core.plan import Plan
+from qfa_passes.core.plan import Plan, SitePlan
 from qfa_passes.fuse.fused_nodes import fused_nodes
 from qfa_passes.plan.plan_file import read_plan, write_plan
 from tests.end_to_end.outcomes import (
@@ -244,6 +244,37 @@ def test_a_model_that_is_partly_fused_takes_the_other_format(first: str, then: s
         "attention_1": then,
         "attention_2": then,
     }
+    wanted = float_outputs(model, feed)
+    assert worst(outputs(made.model, feed), wanted) < 5e-4
+    assert worst(outputs(made.model, feed, library=False), wanted) < 1e-9
+
+
+def sharing(place: str) -> ModelProto:
+    """Two blocks that read the same keys and values, from the value ``place`` on."""
+    model = Decoder().model()
+    for node in model.graph.node:
+        for position, name in enumerate(node.input):
+            for letter in "kv":
+                if name == place.format(letter, 1):
+                    node.input[position] = place.format(letter, 0)
+    return model
+
+
+@pytest.mark.parametrize("place", ["{}{}_flat", "{}{}_split", "{}{}", "{}r{}"])
+@pytest.mark.parametrize("hard", [0, 1])
+def test_blocks_that_share_keys_and_values(place: str, hard: int) -> None:
+    """What is quantized for one block does not reach the other."""
+    model, feed = sharing(place), Decoder().feeds()
+    plan = Plan(
+        sites=tuple(
+            SitePlan(f"attention_{index}", FLOAT if index == hard else INT8) for index in (0, 1)
+        )
+    )
+    made = api.optimize(model, plan=plan)
+    assert_valid(made.model)
+    assert statuses(made) == ["fused", "fused"]
+    assert planned(made.plan)[hard] is FLOAT
+    assert "QuantizeLinear" not in operators(made.model)
     wanted = float_outputs(model, feed)
     assert worst(outputs(made.model, feed), wanted) < 5e-4
     assert worst(outputs(made.model, feed, library=False), wanted) < 1e-9
