@@ -85,19 +85,31 @@ def test_views_of_keys_and_values(chain: tuple[str, str, list[int]], perm: list[
     check_site(block.model(), {})
 
 
+PLACES = ["i", "j", "i+", "j+", "i-", "S", "T", "d", "z", "end", "far", "wide"]
 CONDITIONS = st.recursive(
     st.builds(
         "{0}({1}, {2})".format,
         st.sampled_from(["Less", "LessOrEqual", "Greater", "GreaterOrEqual", "Equal"]),
-        st.sampled_from(["i", "j", "i+", "j+", "i-", "S", "T", "d", "z"]),
-        st.sampled_from(["i", "j", "i+", "j+", "i-", "S", "T", "d", "z"]),
+        st.sampled_from(PLACES),
+        st.sampled_from(PLACES),
     ),
     lambda inner: st.one_of(
         st.tuples(st.sampled_from(["And", "Or"]), inner, inner), st.tuples(st.just("Not"), inner)
     ),
     max_leaves=4,
 )
-TERMS = {"i+": "ip", "j+": "jp", "i-": "im", "S": "S", "T": "T", "d": "d", "z": "i0"}
+TERMS = {
+    "i+": "ip",
+    "j+": "jp",
+    "i-": "im",
+    "S": "S",
+    "T": "T",
+    "d": "d",
+    "z": "i0",
+    "end": "ie",
+    "far": "if",
+    "wide": "jw",
+}
 
 
 def _written(tree: object, nodes: list[str]) -> str:
@@ -125,7 +137,8 @@ def test_masks_of_indices(tree: object) -> None:
         ),
         constants=CONSTANTS,
         mask=f"""{INDEX} s1 = Slice(qs, a2, a3) t1 = Slice(ks, a2, a3) st = Concat<axis=0>(s1, t1)
-            ip = Add(i, i1) jp = Add(j, i1) im = Sub(i, i1) d = Sub(T, S) {" ".join(nodes)}
+            ip = Add(i, i1) jp = Add(j, i1) im = Sub(i, i1) d = Sub(T, S) ie = Add(i, d) if = Sub(ie, i3)
+            jw = Add(j, i2) {" ".join(nodes)}
             y = Where({mask}, x, ninf)""",
     )
     model = block.model()
