@@ -24,6 +24,7 @@ class Scores:
         biases: Values that are added, each broadcastable to (B, H, S, T).
         keep: Truth value, broadcastable to (B, H, S, T): which scores count; None: all.
         sink: (H), the logit of one more key without a value; None: none.
+        guarded: A query that sees no key gets zeros.
     """
 
     scale: float
@@ -31,6 +32,7 @@ class Scores:
     biases: Sequence[gs.Tensor] = ()
     keep: gs.Tensor | None = None
     sink: gs.Tensor | None = None
+    guarded: bool = False
 
 
 def attend(
@@ -53,6 +55,9 @@ def attend(
         weights = writer.op("Softmax", "softmax", product, axis=-1)
     else:
         weights = _softmax_with_sink(writer, product, scores.sink, query)
+    if scores.guarded:
+        empty = writer.op("IsNaN", "empty", weights, dtype=np.bool_)
+        weights = writer.op("Where", "guarded", empty, writer.real("none", 0.0), weights)
     return writer.op("MatMul", "attention", weights, value)
 
 

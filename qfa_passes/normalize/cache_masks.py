@@ -28,13 +28,15 @@ def _visible(writer: Writer, request: Grouped, cache: CachePlaces, keys: gs.Tens
     column = writer.unsqueeze("steps_column", cache.steps, 1)
     own = behind(writer, "query_places", cache.past, column, (1, 2, 3))
     keep = writer.op("LessOrEqual", "causal", places, own, dtype=np.bool_)
-    if request.window < 0:
-        present = _present(writer, request, places)  # hides padding from the padding of a first run
-        return writer.op("And", "visible", keep, present, dtype=np.bool_)
-    width = writer.scalar("window", request.window)
-    edge = writer.op("Sub", "window_edge", own, width, dtype=np.int64)
-    near = writer.op("Greater", "near", places, edge, dtype=np.bool_)
-    return writer.op("And", "in_window", keep, near, dtype=np.bool_)
+    if request.window > 0:
+        width = writer.scalar("window", request.window)
+        edge = writer.op("Sub", "window_edge", own, width, dtype=np.int64)
+        near = writer.op("Greater", "near", places, edge, dtype=np.bool_)
+        keep = writer.op("And", "in_window", keep, near, dtype=np.bool_)
+    if request.evicts:  # such a cache takes no padding
+        return keep
+    present = _present(writer, request, places)  # hides padding from the padding of a first run
+    return writer.op("And", "visible", keep, present, dtype=np.bool_)
 
 
 def _present(writer: Writer, request: Grouped, places: gs.Tensor) -> gs.Variable:

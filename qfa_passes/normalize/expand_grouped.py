@@ -34,12 +34,14 @@ def expand_grouped(writer: Writer, shared: Shared, request: Grouped) -> None:
         key = joined(writer, shared, "keys", inputs["past_key"], key, cache)
         value = joined(writer, shared, "values", inputs["past_value"], value, cache)
         bias = None if bias is None else padded_bias(writer, bias, cache)
+    sink = _sink(writer, request)
     scores = Scores(
         request.scale,
         request.softcap,
         biases=[] if bias is None else [bias],
         keep=visible(writer, shared, request, cache, key),
-        sink=_sink(writer, request),
+        sink=sink,
+        guarded=request.window > 0 and not request.evicts and sink is None,
     )
     key_t = writer.transpose("key_t", _repeated(writer, "key", key, request), 0, 1, 3, 2)
     result = attend(writer, query, key_t, _repeated(writer, "value", value, request), scores)
