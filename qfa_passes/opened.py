@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 from onnx import FunctionProto, ModelProto, NodeProto
 
@@ -23,6 +24,9 @@ from qfa_passes.normalize.inline_functions import inline_attention
 from qfa_passes.origins import origins_of, written_out
 
 Found = AttentionSite | Refusal
+
+_ROUNDS: Final = 4
+"""Normalization is done again while it makes shapes known, at most so many times."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,14 +132,34 @@ def _normalized(
 ) -> Scope:
     kept = frozenset(name[len(prefix) :] for name in keep if name.startswith(prefix))
     inlined = inline_attention(model.proto, kept)
-    graph = Graph(typed(inlined.proto))
-    run_passes(graph, normalize_passes(kept)[:passes])
+    normal = typed(inlined.proto)
+    for _ in range(_ROUNDS):
+        before, graph = normal, Graph(normal)
+        run_passes(graph, normalize_passes(kept)[:passes])
+        normal = typed(graph.finish())
+        if passes is not None or not _learnt(before, normal):
+            break
     stuck = tuple(
         Refusal(prefix + call, reason, "export the model with one opset, or without functions")
         for call, reason in inlined.refused.items()
     )
-    normal = model.replace_proto(typed(graph.finish()))
-    return Scope(prefix, normal, tuple(f"{prefix}{call}/" for call in inlined.calls), stuck)
+    calls = tuple(f"{prefix}{call}/" for call in inlined.calls)
+    return Scope(prefix, model.replace_proto(normal), calls, stuck)
+
+
+def _learnt(before: ModelProto, after: ModelProto) -> bool:
+    """True if an extent of a value became a number: what passes could not fold before, they may fold now."""
+    known = {value.name: value.type.tensor_type.shape.dim for value in before.graph.value_info}
+    for value in after.graph.value_info:
+        dims, earlier = value.type.tensor_type.shape.dim, known.get(value.name)
+        if earlier is None or len(earlier) != len(dims):
+            continue
+        if any(
+            new.HasField("dim_value") and not old.HasField("dim_value")
+            for new, old in zip(dims, earlier, strict=True)
+        ):
+            return True
+    return False
 
 
 def match(model: LoadedModel) -> list[Found]:

@@ -28,6 +28,7 @@ from qfa_passes.errors import InvalidDataError, NothingMatchedError, QfaError
 from qfa_passes.evidence import HELD_RUNS
 from qfa_passes.fuse.attach_body import attach_body, present_channels
 from qfa_passes.fusing import fuse, mark
+from qfa_passes.graph.initializer_order import order_initializers
 from qfa_passes.graph.typed import typed
 from qfa_passes.left_alone import LeftAlone
 from qfa_passes.normalize import normalize_passes
@@ -268,6 +269,7 @@ class Run:
             channels = {site.qk_channels for site in served}
             channels |= present_channels(scopes[0].model.proto)
             attach_body(result.proto, channels.pop() if len(channels) == 1 else None)
+            order_initializers(result.proto.graph)
             self._mark_calibration(result.proto)
             return result.replace_proto(typed(result.proto)), plan
 
