@@ -205,7 +205,8 @@ def put_back(outer: ModelProto, place: BodyPlace, taken: TakenOut, changed: Mode
         if target.HasField(field):
             setattr(body, field, getattr(target, field))
     _forget_outside(body)
-    _make_unique(body, set(own_names(outer.graph)))
+    # Names that the body had already may be those of outer values: mergers call the results of If and branch alike.
+    _make_unique(body, set(own_names(outer.graph)).difference(defined_names(target)))
     target.CopyFrom(body)
     if body.initializer:
         outer.ir_version = max(outer.ir_version, _CONSTANTS_ARE_NO_INPUTS)

@@ -125,3 +125,14 @@ def test_formal_inputs_get_the_types_that_the_operator_tells() -> None:
     taken = OuterScope(typed(helper.make_model(graph))).take_out(BodyPlace("turning", "body"))
     kinds = [entry.type.tensor_type.elem_type for entry in taken.proto.graph.input]
     assert kinds == [TensorProto.INT64, TensorProto.BOOL, TensorProto.FLOAT]
+
+
+def test_result_of_a_branch_that_is_called_like_that_of_its_node_keeps_its_name() -> None:
+    proto = model()
+    body = body_at(proto.graph, THEN)
+    body.node[1].output[0] = body.output[0].name = "y"
+    taken = OuterScope(proto).take_out(THEN)
+    put_back(proto, THEN, taken, typed(Graph(taken.proto).finish()))
+    assert [value.name for value in body_at(proto.graph, THEN).output] == ["y"]
+    wanted = outputs(model(), feeds(True), library=False)
+    np.testing.assert_array_equal(outputs(proto, feeds(True), library=False), wanted)
