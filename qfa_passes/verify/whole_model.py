@@ -11,7 +11,7 @@ from onnx import GraphProto
 
 from qfa_passes.core.model import LoadedModel
 from qfa_passes.errors import VerificationError
-from qfa_passes.runtime.session import create_session
+from qfa_passes.runtime.session import create_session, explain_failure
 from qfa_passes.verify.metrics import tensor_error
 
 Array = npt.NDArray[Any]
@@ -60,12 +60,23 @@ def tensor_outputs(graph: GraphProto) -> list[str]:
 
 
 def run_outputs(model: LoadedModel, feeds: Sequence[Mapping[str, Array]]) -> list[dict[str, Array]]:
-    """Runs a model and returns its outputs by name, run by run; only those that are tensors."""
+    """Runs a model and returns its outputs by name, run by run; only those that are tensors.
+
+    Raises:
+        RuntimeFailureError: The model does not run on one of the feeds.
+    """
     session = create_session(model, prepack=False)
     names = tensor_outputs(model.proto.graph)
     if not names:
         return [{} for _ in feeds]
-    return [dict(zip(names, session.run(names, dict(feed)), strict=True)) for feed in feeds]
+    results = []
+    for number, feed in enumerate(feeds):
+        try:
+            values = session.run(names, dict(feed))
+        except Exception as error:  # ONNX Runtime has a type of its own for each failure
+            raise explain_failure(f"the original model failed on run {number}", error) from error
+        results.append(dict(zip(names, values, strict=True)))
+    return results
 
 
 def check_exact(
