@@ -39,6 +39,7 @@ TRIANGLES = {
     "less than next": f"{INDEX} n = Add(i, i1) m = Less(j, n) y = Where(m, x, ninf)",
     "difference": f"{INDEX} d = Sub(i, j) m = GreaterOrEqual(d, i0) y = Where(m, x, ninf)",
     "finite fill": f"{INDEX} m = LessOrEqual(j, i) y = Where(m, x, low)",
+    "weak fill": f"{INDEX} m = LessOrEqual(j, i) y = Where(m, x, small)",
     "bias": f"{INDEX} m = LessOrEqual(j, i) b = Where(m, zero, ninf) y = Add(x, b)",
     "finite bias": f"{INDEX} m = LessOrEqual(j, i) b = Where(m, zero, low) y = Add(x, b)",
     "float index": f"""{INDEX} fi = Cast<to=1>(i) fj = Cast<to=1>(j) m = LessOrEqual(fj, fi)
@@ -282,7 +283,7 @@ NOT_TRIANGLES = {
     "only when lengths differ": f"""{INDEX} past = Sub(T, S) m1 = LessOrEqual(j, i) e = Equal(i, past)
         p1 = Greater(past, i0)
         m2 = And(e, p1) m = Or(m1, m2) y = Where(m, x, ninf)""",
-    "weak fill": f"{INDEX} m = LessOrEqual(j, i) y = Where(m, x, small)",
+    "weak bias": f"{INDEX} c = LessOrEqual(j, i) m = Where(c, zero, small) y = Add(x, m)",
 }
 
 
