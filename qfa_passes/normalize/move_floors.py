@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from typing import ClassVar, Final
 
+import numpy as np
 import onnx_graphsurgeon as gs
 
 from qfa_passes.core.passes import Contract
-from qfa_passes.graph.constants import scalar_value
+from qfa_passes.graph.constants import constant_value, scalar_value
 from qfa_passes.graph.edit import emit, replace_uses
 from qfa_passes.graph.graph_pass import GraphPass
 from qfa_passes.graph.ir import Graph, is_op, producer
 from qfa_passes.normalize.near_softmax import near_softmax
 
-_FLOOR: Final = -6e4
-"""No score that a model computes is below this; what is below comes from a mask."""
+_FLOOR: Final = -1e30
+"""No score that a model computes is below this, and none shows in a sum with it."""
+_HALF_FLOOR: Final = -65504.0
+"""The lowest number in half precision, which is as good as that."""
 
 
 class MoveFloors(GraphPass):
@@ -42,8 +45,12 @@ def _floored(node: gs.Node) -> tuple[gs.Tensor, gs.Tensor] | None:
     else:
         return None
     for value, floor in pairs:
-        number = scalar_value(floor)
-        if number is not None and number <= _FLOOR:
+        number = constant_value(floor)
+        if (
+            number is None or number.size != 1 or number.ndim > 1
+        ):  # more axes would be new ones of the scores
+            continue
+        if float(number.reshape(())[()]) <= (_HALF_FLOOR if number.dtype == np.float16 else _FLOOR):
             return value, floor
     return None
 

@@ -13,7 +13,8 @@ from qfa_passes.normalize.move_floors import MoveFloors
 LOWEST = float(np.finfo(np.float32).min)
 CONSTANTS = (
     f"float low = {{{LOWEST}}}, float c = {{0.125}}, float small = {{-100.0}}, float top = {{50.0}},"
-    "float o = {0.0}"
+    "float o = {0.0}, float shallow = {-1e9}, int64[1] first = {0},"
+    f"float[1,1,1,1,1] five = {{{LOWEST}}}"
 )
 
 
@@ -80,6 +81,8 @@ def test_floor_moves(name: str) -> None:
 
 STAYS = {
     "high floor": "y = Add(s, m) z = Max(y, small)",
+    "floor that shows next to scores": "y = Add(s, m) z = Max(y, shallow)",
+    "floor of more axes": "y = Add(s, m) z0 = Max(y, five) z = Squeeze(z0, first)",
     "ceiling": "y = Add(s, m) z = Clip(y, low, top)",
     "minimum": "y = Add(s, m) z = Min(y, low)",
     "two masks": "x = Add(s, m) y = Add(x, m) z = Max(y, low)",
