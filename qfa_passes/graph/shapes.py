@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -18,6 +19,8 @@ from qfa_passes.graph.contrib_shapes import contrib_shapes
 from qfa_passes.graph.dims import Dim, product
 from qfa_passes.graph.ir import Graph
 from qfa_passes.graph.shape_values import IntTensor, evaluate, split_list
+from qfa_passes.graph.spatial_shapes import SPATIAL_RULES
+from qfa_passes.graph.spatial_shapes import Rule as SpatialRule
 
 Shape = tuple[Dim, ...]
 
@@ -89,7 +92,7 @@ def _results(node: gs.Node, known: ShapeMap) -> Sequence[Shape | None]:
     try:
         if node.domain == "com.microsoft":
             if node.op == "FusedConv":  # a convolution and what is done to each of its numbers
-                return _conv(node, known)
+                return _spatial(SPATIAL_RULES["Conv"], node, known)
             return contrib_shapes(node, known.shapes)
         return () if rule is None else rule(node, known)
     except _MALFORMED:
@@ -408,24 +411,8 @@ def _gemm(node: gs.Node, known: ShapeMap) -> Sequence[Shape | None]:
     return ((left[int(node.attrs.get("transA", 0))], right[1 - int(node.attrs.get("transB", 0))]),)
 
 
-def _conv(node: gs.Node, known: ShapeMap) -> Sequence[Shape | None]:
-    """Batch and channels; a convolution of width 1 keeps the other extents."""
-    shape, weight = known.shape(node.inputs[0]), known.shape(node.inputs[1])
-    if shape is None or weight is None:
-        return (None,)
-    strides = node.attrs.get("strides") or [1] * (len(shape) - 2)
-    padded = any(node.attrs.get("pads") or ())
-    same = not padded and all(stride == 1 for stride in strides)
-    rest = [
-        dim if same and size == 1 else Dim.unknown()
-        for dim, size in zip(shape[2:], weight[2:], strict=True)
-    ]
-    return ((shape[0], weight[0], *rest),)
-
-
-def _pool(node: gs.Node, known: ShapeMap) -> Sequence[Shape | None]:
-    shape = known.shape(node.inputs[0])
-    return (None if shape is None else (*shape[:2], *(Dim.unknown() for _ in shape[2:])),)
+def _spatial(rule: SpatialRule, node: gs.Node, known: ShapeMap) -> Sequence[Shape | None]:
+    return rule(node, known.shapes, known.contents)
 
 
 def _attention(node: gs.Node, known: ShapeMap) -> Sequence[Shape | None]:
@@ -495,8 +482,7 @@ _RULES: Final[dict[str, Rule]] = {
     "ConstantOfShape": _constant_of_shape,
     "Flatten": _flatten,
     "Gemm": _gemm,
-    "Conv": _conv,
-    **dict.fromkeys(("MaxPool", "AveragePool"), _pool),
+    **{op: partial(_spatial, rule) for op, rule in SPATIAL_RULES.items()},
     **dict.fromkeys(("ScatterND", "ScatterElements"), _same),
     "Attention": _attention,
 }

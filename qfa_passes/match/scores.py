@@ -241,7 +241,8 @@ def _likelier(
     ]
     plain = [entry for entry in whole if not entry[0].masks and entry[0].bent is None]
     direct = [entry for entry in plain if len(entry[0].nodes) <= _FEW]
-    for choice in (whole, plain, direct):
+    straight = [entry for entry in plain if entry[0].axes == whole_axes(entry[0].shape)]
+    for choice in (whole, plain, straight, direct):
         if len(choice) == 1:
             return choice[0]
     raise MatchFailure(

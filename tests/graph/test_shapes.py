@@ -134,13 +134,36 @@ SNIPPETS = [
     "m = Unsqueeze(x, v1) k = Slice(m, v0, v1, v3) o = Add(y, k)",
     "o = Softmax(y)",
     "u = Unsqueeze(x, v1) o = Squeeze(u)",
+    "o = GlobalAveragePool(y)",
+    "o = MaxPool<kernel_shape = [1, 2]>(y)",
+    "o, p = TopK(y, v3)",
+    "o, p = TopK<axis = 1>(y, v2)",
+    "o = ArgMax<axis = 1>(y)",
+    "o = ArgMax<axis = -1, keepdims = 0>(y)",
+    "n = Concat<axis = 0>(v0, v0, v1, v0, v0, v0, v2, v3) o = Pad(y, n)",
+    "f = Constant<value_floats = [1.0, 1.0, 2.0, 1.5]>() o = Resize(y, , f)",
+    "s = Shape(y) b = Slice(s, v0, v2) n = Concat<axis = 0>(b, v3, v6) o = Resize(y, , , n)",
+    "n = Constant<value_ints = [5, 4, 1, 1]>() w = ConstantOfShape(n) o = Conv(y, w)",
+    "n = Constant<value_ints = [5, 4, 1, 3]>() w = ConstantOfShape(n) o = Conv(y, w)",
+    "n = Constant<value_ints = [4, 5, 2, 2]>() w = ConstantOfShape(n) o = ConvTranspose(y, w)",
+    "n = Concat<axis = 0>(v1, v2, v3, v1) o = Tile(y, n)",
+    "o = Flatten(y)",
+    "o = Flatten<axis = -1>(y)",
+    "i = Constant<value_ints = [0, 0]>() g = Unsqueeze(i, v0) u = Gather<axis = 0>(x, i0) o = GatherElements(u, g)",
+    "s = Shape(y) o = ReduceProd<keepdims = 0>(s)",
+    "o = Size(y)",
+    "s = Shape(y) a = Gather(s, i1) b = Gather(s, i3) o = Min(a, b)",
+    "s = Shape(y) a = Gather(s, i1) b = Gather(s, i3) o = Max(a, b)",
+    "s = Shape(y) a = Gather(s, i3) o = Mod(a, i3)",
+    "s = Shape(y) o = Neg(s)",
 ]
 HEADER = """
 <ir_version: 8, opset_import: ["": 18]>
 snippet (float[B,S,6] x, float[B,4,S,8] y, float[N] z, float[0,S] empty) => (o)
 <int64 i0 = {0}, int64 i1 = {1}, int64 i2 = {2}, int64 i3 = {3}, int64 i7 = {7}, int64 im1 = {-1}, int64 im7 = {-7},
  int64[1] v0 = {0}, int64[1] v1 = {1}, int64[1] v2 = {2}, int64[1] v3 = {3}, int64[1] v6 = {6}, int64[1] vm1 = {-1},
- int64[2] v01 = {0, 1}, int64[2] v13 = {1, 3}, int64[3] v112 = {1, 1, 2}, int64[2] v22 = {2, 2}, int64[1] end = {9223372036854775807},
+ int64[2] v01 = {0, 1}, int64[2] v13 = {1, 3}, int64[3] v112 = {1, 1, 2}, int64[2] v22 = {2, 2},
+ int64[1] end = {9223372036854775807},
  int64[1] start = {-9223372036854775807}, int64[4] to_split = {0, 0, 2, 3}, int64[2] to_merge = {-1, 6},
  int64[3] keep_first = {0, 0, -1}, int64[2] to_empty = {0, 4}>
 { %s }
