@@ -10,7 +10,7 @@ import pytest
 from qfa_passes.core.formats import AttentionFormat, Rotation, ScaleMode
 from qfa_passes.core.plan import Plan, SitePlan, StaticScales
 from qfa_passes.core.site import AttentionSite
-from qfa_passes.plan.choose import Candidate, candidates, choose, draft_plan
+from qfa_passes.plan.choose import Candidate, candidates, choose, draft_plan, in_float
 from tests.reference.golden_graphs import GROUPED_SITE
 
 NONE, HADAMARD = Rotation.NONE, Rotation.HADAMARD
@@ -140,7 +140,7 @@ def test_steps_of_the_models_own_pairs_win() -> None:
     assert plan.sites[0].scales == StaticScales((0.5,), (0.75,), (0.125,))
 
 
-def winner(*errors: list[float]) -> int:
+def winner(*errors: list[float], bound: float = np.inf) -> int:
     measured = [
         (
             Candidate(NONE, False),
@@ -149,7 +149,7 @@ def winner(*errors: list[float]) -> int:
         )
         for index, nmses in enumerate(errors)
     ]
-    plan, found = choose(measured)
+    plan, found = choose(measured, bound)
     assert [error.nmse for error in found.values()] == pytest.approx(
         errors[int(plan.model_digest)], nan_ok=True
     )
@@ -176,3 +176,27 @@ def winner(*errors: list[float]) -> int:
 )
 def test_smallest_mean_error_wins(errors: list[list[float]], wanted: int) -> None:
     assert winner(*errors) == wanted
+
+
+@pytest.mark.parametrize(
+    ("errors", "wanted"),
+    [
+        ([[6e-4, 6e-4], [1e-4, 0.5]], 1),  # one that fits is more than a better mean
+        ([[1e-4, 0.5], [6e-4, 6e-4]], 0),
+        ([[0.5, 4e-4], [0.5, 1e-4]], 0),  # as many fit, and the mean is no better
+        ([[3e-4, 3e-4], [1e-4, 1e-4]], 1),
+        ([[float("nan")], [1e-4]], 1),
+    ],
+)
+def test_most_sites_within_the_bound_win(errors: list[list[float]], wanted: int) -> None:
+    assert winner(*errors, bound=5e-4) == wanted
+
+
+def test_sites_in_float_have_no_treatment() -> None:
+    mean = np.ones((2, 16), np.float32)
+    plan = draft(Candidate(HADAMARD, True), site_0=Known(mean=mean), site_1=Known(mean=mean))
+    first, second = in_float(plan, {"site_0": "too sharp"}).sites
+    assert first == SitePlan("site_0", AttentionFormat.FLOAT, note="too sharp")
+    assert second == plan.sites[1]
+    assert list(in_float(plan, {"site_0": ""}).tensors) == ["site_1/k_mean"]
+    assert in_float(plan, {}) == plan

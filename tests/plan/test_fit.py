@@ -96,3 +96,15 @@ def test_float_says_nothing_of_quantization(entry: SitePlan, named: str) -> None
 def test_sites_without_an_entry_follow_those_in_float() -> None:
     fitted = fit_plan(Plan(sites=(SitePlan("first", AttentionFormat.FLOAT),)), SITES)
     assert {entry.format for entry in fitted.sites} == {AttentionFormat.FLOAT}
+
+
+def test_sites_without_an_entry_follow_int8_before_float() -> None:
+    plain = SitePlan("first", AttentionFormat.FLOAT, note="for a test")
+    rotated = SitePlan("third", rotation=Rotation.HADAMARD)
+    fitted = fit_plan(Plan(sites=(plain, rotated)), SITES)
+    assert fitted.sites == (plain, replace(rotated, name="second"))
+
+
+def test_a_note_goes_with_the_format_that_it_explains() -> None:
+    entry = SitePlan("first", AttentionFormat.INT8, note="why it was in float")
+    assert fit_plan(Plan(sites=(entry,)), [FIRST]).sites == (SitePlan("first"),)

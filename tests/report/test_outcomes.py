@@ -15,6 +15,10 @@ from tests.reference.golden_graphs import GROUPED_SITE
 BOUND = 5e-4
 QUANTIZED = Plan(sites=(SitePlan("attention"),))
 NONE = Plan(sites=(SitePlan("attention", AttentionFormat.NONE),))
+NOTE = "int8 NMSE 2.00e-03 is above the bound 5.00e-04"
+FLOAT = Plan(sites=(SitePlan("attention", AttentionFormat.FLOAT),))
+RELIEVED = Plan(sites=(SitePlan("attention", AttentionFormat.FLOAT, note=NOTE),))
+GIVEN_UP = Plan(sites=(SitePlan("attention", AttentionFormat.NONE, note=NOTE),))
 EXEMPT = Plan(sites=(SitePlan("attention", AttentionFormat.NONE, exempt="excluded by name"),))
 GOOD, BAD = SiteError(1e-4, 0.1, 100), SiteError(2e-3, 0.1, 100)
 
@@ -31,6 +35,16 @@ GOOD, BAD = SiteError(1e-4, 0.1, 100), SiteError(2e-3, 0.1, 100)
         (NONE, SiteError(float("nan"), 0, 9), "", SiteStatus.RESTORED, "NMSE nan is above"),
         (NONE, SiteError(0.0, 0.0, 0), "", SiteStatus.RESTORED, "no finite row"),
         (NONE, SiteError(0.0, 0.0, 0, problem="no memory"), "", SiteStatus.RESTORED, "no memory"),
+        (FLOAT, GOOD, "", SiteStatus.FUSED, ""),
+        (RELIEVED, GOOD, "", SiteStatus.FUSED, f"in float: {NOTE}"),
+        (RELIEVED, GOOD, "rewrite", SiteStatus.EXEMPT, "stopped after rewrite"),
+        (
+            GIVEN_UP,
+            SiteError(1e-6, 0.1, 9, limit=1e-9),
+            "",
+            SiteStatus.RESTORED,
+            f"{NOTE}, and in float NMSE 1.00e-06 is above the bound 1.00e-09",
+        ),
         (NONE, None, "", SiteStatus.EXEMPT, "left in float by the plan"),
         (Plan(), None, "", SiteStatus.EXEMPT, "left in float by the plan"),
         (EXEMPT, None, "", SiteStatus.EXEMPT, "excluded by name"),
@@ -46,6 +60,8 @@ def test_fate(
     assert outcome.reason.startswith(reason) or reason in outcome.reason
     assert bool(outcome.reason) == bool(reason)
     assert (outcome.nmse is None) == (error is None) == (outcome.bound is None)
+    fused = status is SiteStatus.FUSED
+    assert outcome.format is (plan.sites[0].format if fused else None)
 
 
 @pytest.mark.parametrize("standing", Standing)

@@ -7,7 +7,8 @@ import pytest
 from rich.console import Console, RenderableType
 
 from qfa_passes.core.comparison import ModelFacts, Verdict
-from qfa_passes.core.outcome import Proof, Standing
+from qfa_passes.core.formats import AttentionFormat
+from qfa_passes.core.outcome import Proof, SiteOutcome, SiteStatus, Standing
 from qfa_passes.core.site import AttentionSite, Mask, Operand, Refusal
 from qfa_passes.report.comparison_tables import (
     comparison_rows,
@@ -20,11 +21,14 @@ from qfa_passes.report.comparison_tables import (
 from qfa_passes.report.console import message
 from qfa_passes.report.doctor_table import doctor_table
 from qfa_passes.report.inspection_tables import explanation, matched_table
+from qfa_passes.report.site_tables import outcome_table
 from qfa_passes.report.summary import summary
 from qfa_passes.runtime.doctor import DoctorReport
 from qfa_passes.runtime.instruction_sets import InstructionSet
 from qfa_passes.runtime.self_test import SelfTestCase
 from tests.report.records import HOSTILE, comparison, report
+
+FLOAT = AttentionFormat.FLOAT
 
 
 def text_of(*parts: RenderableType) -> str:
@@ -80,6 +84,35 @@ def test_what_a_proof_leaves_open_is_told() -> None:
     text = text_of(*summary(done))
     assert "its window of 4096 keys is longer than these runs" in text
     assert "not proven: too large" in text
+
+
+def test_what_is_fused_in_float() -> None:
+    done = report()
+    why = "in float: int8 NMSE 5.60e-04 is above the bound 5.00e-04"
+    done.sites = [
+        done.sites[0],
+        SiteOutcome("b", SiteStatus.FUSED, why, 4.2e-14, 1e-9, "MHA 6", format=FLOAT),
+        SiteOutcome("c", SiteStatus.FUSED, "", 3.1e-14, 1e-9, "MHA 6", format=FLOAT),
+    ]
+    lines = [line.rstrip() for line in text_of(outcome_table(done)).splitlines()]
+    assert lines == [
+        "Attention sites: 3 found, 3 fused (1 int8, 2 float)",
+        "where              attention  status  structure  NMSE     bound  reason",
+        "/layers.0/Softmax  GQA 9:3    fused   proven     1.5e-05  5e-04",
+        f"b                  MHA 6      fused   -          4.2e-14  1e-09  {why}",
+        "c                  MHA 6      fused   -          3.1e-14  1e-09  in float",
+    ]
+    done.sites[1] = replace(done.sites[1], proof=Proof(Standing.OPEN, reason="too large"))
+    assert f"{why}; not proven: too large" in text_of(outcome_table(done))
+
+
+def test_fused_models_tell_what_is_in_float() -> None:
+    done = comparison()
+    mixed = replace(done, b=replace(done.b, in_float=4))
+    (row,) = [row for row in comparison_rows(mixed) if row.measure == "attention sites"]
+    assert row.after == "29 fused (4 in float) + 1 float"
+    title = text_of(*matched_table([], fused=3, plain=1))
+    assert "0 matched, 0 refused, 3 fused already (1 in float)" in title
 
 
 def test_before_after_table() -> None:
