@@ -12,8 +12,8 @@ from tests.match.blocks import Block
 Capture = pytest.CaptureFixture[str]
 
 REFUSED = Block(
-    constants="float[4] scale = {1.0, 2.0, 3.0, 4.0}, int64[4] to = {1, 4, 1, 1}",
-    mask="s = Reshape(scale, to) y = Mul(x, s)",
+    inputs="float[B,4,S,8] q, float[B,4,T,8] k, float[B,4,T,6] v, float[S,T] f",
+    mask="s = Identity(x) y = Mul(s, f)",
 )
 
 
