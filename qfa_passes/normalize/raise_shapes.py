@@ -166,7 +166,8 @@ def _feeds_softmax(tensor: gs.Tensor) -> bool:
     """True if a softmax reads the value, at most a few nodes on that keep its numbers."""
     frontier = [tensor]
     for _ in range(_STEPS):
-        nodes = {id(node): node for value in frontier for node in value.outputs}.values()
+        few = [value for value in frontier if len(value.outputs) <= _MOST_NODES]  # as scores have
+        nodes = {id(node): node for value in few for node in value.outputs}.values()
         if any(is_op(node, "Softmax") for node in nodes):
             return True
         frontier = [
