@@ -19,6 +19,7 @@ from tests.scopes.models import (
     merged_decoder,
     shell_of,
 )
+from tests.scopes.search import VOCABULARY, greedy_search
 
 
 def test_branch_that_fails_on_what_it_would_be_given() -> None:
@@ -143,3 +144,21 @@ def test_turns_of_loops_and_scans() -> None:
     turns = TURNS["If"](branch, "else_branch", (), ("w",))
     assert turns.entered({"c": np.array(False), "w": np.array(1)})
     assert not turns.entered({"c": np.array([True]), "w": np.array(1)})
+
+
+def test_decoder_inside_a_search_says_the_same_tokens() -> None:
+    """The body of an operator of ONNX Runtime that generates text; what it is given is not known."""
+    model = greedy_search()
+    result = api.optimize(model)
+    assert [(entry.name, entry.status) for entry in result.report.sites] == [
+        ("search/decoder/attend", "fused")
+    ]
+    assert any("not known what GreedySearch gives" in text for text in result.report.warnings)
+    tokens = np.random.default_rng(0).integers(0, VOCABULARY - 1, (2, 5)).astype(np.int32)
+    (wanted,) = float_outputs(model, {"input_ids": tokens})
+    for library in (True, False):
+        (got,) = outputs(result.model, {"input_ids": tokens}, library=library)
+        np.testing.assert_array_equal(got, wanted)
+    twice = api.optimize(result.model).model
+    same = twice.SerializeToString(deterministic=True)
+    assert same == result.model.SerializeToString(deterministic=True)
