@@ -9,6 +9,7 @@ from typing import Final
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from qfa_passes.core.origin import origin_of
 from qfa_passes.core.site import Mask, MaskKind, MaskTerm
 from qfa_passes.graph.dims import Dim
 from qfa_passes.graph.ir import is_op, producer
@@ -53,6 +54,9 @@ def take_triangle(
 ) -> tuple[Mask, tuple[MaskTerm, ...]]:
     """Reads j <= i + n[b] - S, and a window from j > i + n[b] - S - w on, out of a mask's parts.
 
+    Only from fused attention that was written out: there n is at most T. The operator counts places from min(n, T), so
+    that a mask of a model's own, whose n may be anything, stays as it is.
+
     Returns:
         What was read, with n as ``kv_length``, and the parts that are left.
     """
@@ -60,6 +64,9 @@ def take_triangle(
     bounds = {part: _bound(context, values, part, extents) for part in rest}
     for part, bound in bounds.items():
         if bound is None or bound.lengths is None or bound.factor != 1:
+            continue
+        compare = producer(context.tensors[part.tensor])
+        if compare is None or origin_of(compare.name) is None:
             continue
         if bound.linear == Linear(_SEES_UP_TO, -extents.queries):
             mask = Mask(causal=True, queries_at_end=True, kv_length=bound.lengths)
