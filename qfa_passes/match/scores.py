@@ -133,7 +133,9 @@ def _read(
         return _read_where(context, node, depth)
     raise MatchFailure(
         f"operator {node.op} (node '{node.name}') between QK^T and softmax",
-        "a factor on the scores must be one number for all heads" if node.op == "Mul" else "",
+        "a factor may differ from head to head, query to query or key to key, but not from score to score"
+        if node.op == "Mul"
+        else "",
         depth=depth,
     )
 
