@@ -41,4 +41,5 @@ def _nameless(site: AttentionSite) -> AttentionSite:
         nodes=(),
         sink=site.sink and "",
         cache=cache,
+        extents=(),  # words: how well they are told depends on what the model declares
     )
