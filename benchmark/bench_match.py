@@ -1,6 +1,6 @@
 """Blocks fused / blocks present, on a folder of exports (`python -m models.zoo export DIR`).
 
-    python -m benchmark.bench_match DIR [--fuse float|int8] [--peers] [--markdown] [--arch A,B] [--exporter X,Y]
+    python -m benchmark.bench_match DIR [--fuse float|int8] [--peers [ort,onnxscript]] [--markdown]
     python -m benchmark.bench_match --growth
 
 How many blocks are present is what torch was seen to compute (zoo.jsonl), never what a matcher found. Peers run on
@@ -42,7 +42,9 @@ def main() -> None:
     parser.add_argument(
         "--fuse", choices=("float", "int8"), default="", help="optimize, run and compare"
     )
-    parser.add_argument("--peers", action="store_true", help="run the peers too (minutes)")
+    parser.add_argument(
+        "--peers", nargs="?", const=",".join(_PEERS), default="", help="run peers too (an hour)"
+    )
     parser.add_argument("--arch", default="")
     parser.add_argument("--exporter", default="")
     parser.add_argument("--timeout", type=float, default=120.0, help="seconds for one file")
@@ -60,7 +62,7 @@ def main() -> None:
         and record.exporter
         in (options.exporter.split(",") if options.exporter else [record.exporter])
     ]
-    matchers = [_OURS[options.fuse], *(_PEERS if options.peers else ())]
+    matchers = [_OURS[options.fuse], *filter(None, options.peers.split(","))]
     rows = [Row(record, {}) for record in records]
     kept = Kept(options.folder / _KEPT)
     for matcher in matchers:

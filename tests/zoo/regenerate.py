@@ -22,23 +22,16 @@ from qfa_passes.core.site import AttentionSite
 from tests.zoo.golden_models import FOLDER, Golden, without_weights, write_goldens
 
 _TURN = ("ts17_eager", "ts17_sdpa", "dyn18_eager", "dyn18_sdpa", "dyn23_sdpa")
-# Branches, a cache, windows of another size than the picture, and one architecture by everybody.
+# Branches, caches, and one architecture by everybody.
 _MORE = (
-    "bart_optimum_encoder",
-    "bert_dyn18_sdpa",
-    "bert_dyn23_sdpa",
     "bert_optimum",
-    "bert_ts17_eager",
     "bert_ts17_sdpa",
-    "gpt2_optimum",
     "llama_dyn18_sdpa",
     "llama_optimum",
-    "llama_past_dyn18_sdpa",
     "llama_past_ts17_sdpa",
     "llama_ts17_sdpa",
     "marian_optimum_decoder_with_past",
     "t5_optimum_decoder_merged",
-    "whisper_optimum_encoder",
 )
 
 
