@@ -18,6 +18,7 @@ from qfa_passes.core.plan import Plan, SitePlan, StaticScales
 from qfa_passes.core.site import AttentionSite
 from qfa_passes.errors import InvalidDataError
 from qfa_passes.fuse.replay import operator_model, replay_model, site_values
+from qfa_passes.verify.definition import run_by_definition
 from qfa_passes.verify.proof import Proven, Prover
 from qfa_passes.verify.sites import SiteError, measure_site
 from qfa_passes.verify.whole_model import tensor_outputs
@@ -148,9 +149,27 @@ class Evidence:
     def _runs_of(self, site: AttentionSite) -> tuple[AttentionSite, Sequence[Mapping[str, Array]]]:
         """What a site is measured on, and the site as it stands there."""
         proven = self.proofs.get(site.name)
-        if self.runs or proven is None:
+        if proven is None:
             return site, self.runs
-        return proven.site, proven.samples
+        if not self.runs:
+            return proven.site, proven.samples
+        if site.rounded and site.name in self.proven:
+            return site, self._unrounded(site)
+        return site, self.runs
+
+    def _unrounded(self, site: AttentionSite) -> Sequence[Mapping[str, Array]]:
+        """The runs with the site's output as it is without the block's own roundings, which the operator leaves out.
+
+        It comes from the definition in float64, which the block was proven to be but for them.
+        """
+        plain = SitePlan(site.name, AttentionFormat.FLOAT)
+        result = []
+        for values in self.runs:
+            proto = operator_model(site, plain, None, values, opset_of(self.model.proto))
+            (outputs, _) = run_by_definition(proto, values)
+            output = outputs[site.output].astype(values[site.output].dtype)
+            result.append({**values, site.output: output})
+        return result
 
     def pair_steps(self, site: AttentionSite, entry: SitePlan) -> StaticScales:
         """Steps for the Q/DQ pairs of a site; where nothing was run, fusing takes them away again and any will do."""

@@ -134,6 +134,7 @@ class AttentionSite:
         sink: Name of H numbers in any shape: the logit of one more key per head, whose value is zero; None: none.
         cache: Earlier keys and values that the block joins itself; None if key and value are complete.
         output_views: Steps from (B, H, S, Dv) to the layout of ``output``.
+        rounded: The block rounds its scores or weights to codes on the way; the operator does not.
         kind: Words such as ``self``, ``cross`` and ``MLA``, as far as they can be told; for `inspect`.
         extents: B, S and T, past keys included, each a number, symbols, or ``?``; for `inspect`.
     """
@@ -157,6 +158,7 @@ class AttentionSite:
     sink: str | None = None
     cache: Cache | None = None
     output_views: Views = ()
+    rounded: bool = False
     kind: tuple[str, ...] = ()
     extents: tuple[str, ...] = ()
 

@@ -23,6 +23,7 @@ from qfa_passes.match.operands import (
     score_factor,
 )
 from qfa_passes.match.placing import ScoreLayout, place
+from qfa_passes.match.quantized import ROUNDED
 from qfa_passes.match.reshaping import reshape_views
 from qfa_passes.match.scores import Scores, read_scores
 from qfa_passes.match.sinks import Sink, read_sink, sink_per_head
@@ -209,6 +210,7 @@ def _read_as(context: MatchContext, block: _Block, layout: ScoreLayout) -> Atten
         softcap=softcap,
         sink=sink_per_head(context, sink, layout, len(scores.axes)) if sink else None,
         output_views=output_views,
+        rounded=not ROUNDED.isdisjoint(notes),
     )
 
 

@@ -11,6 +11,11 @@ import onnx_graphsurgeon as gs
 from qfa_passes.graph.constants import constant_value
 from qfa_passes.graph.ir import is_op, producer
 
+ROUNDED_SCORES: Final = "Q/DQ of the scores absorbed"
+ROUNDED_WEIGHTS: Final = "Q/DQ of P absorbed"
+ROUNDED: Final = frozenset((ROUNDED_SCORES, ROUNDED_WEIGHTS))
+"""Notes of a block whose own roundings the operator leaves out."""
+
 _COARSEST_WEIGHT_STEP: Final = 1 / 100
 """Allows 1/127 and finer."""
 

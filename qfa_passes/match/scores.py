@@ -17,7 +17,7 @@ from qfa_passes.match.context import MatchContext, MatchFailure
 from qfa_passes.match.element_types import FLOATS, type_code
 from qfa_passes.match.fills import uniform_value
 from qfa_passes.match.placing import PlacedMask
-from qfa_passes.match.quantized import rounds_scores
+from qfa_passes.match.quantized import ROUNDED_SCORES, rounds_scores
 from qfa_passes.match.row_shift import shifted_input
 from qfa_passes.match.scalars import scaled_input
 from qfa_passes.match.softcap import check_bend, is_bend, scale_and_cap
@@ -204,7 +204,7 @@ def _read_rounded(context: MatchContext, dequantize: gs.Node, depth: int) -> Sco
         raise MatchFailure(
             f"the codes of '{quantize.name}' and '{dequantize.name}' are not one step for all scores"
         )
-    return inner.after(quantize).after(dequantize, "Q/DQ of the scores absorbed")
+    return inner.after(quantize).after(dequantize, ROUNDED_SCORES)
 
 
 def _read_add(context: MatchContext, node: gs.Node, depth: int) -> Scores:

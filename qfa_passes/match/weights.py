@@ -11,7 +11,7 @@ from qfa_passes.graph.constants import scalar_value
 from qfa_passes.graph.ir import is_op
 from qfa_passes.match.atoms import RESHAPING, Axes, through
 from qfa_passes.match.context import MatchContext, MatchFailure
-from qfa_passes.match.quantized import keeps_weights
+from qfa_passes.match.quantized import ROUNDED_WEIGHTS, keeps_weights
 from qfa_passes.match.row_guard import row_guard
 from qfa_passes.match.scores import Scores, check_float
 from qfa_passes.match.sinks import Sink, drops_sink
@@ -78,7 +78,7 @@ def read_weights(
         elif is_op(node, "QuantizeLinear"):
             node = _rounding(context, node)
             passed.append(node)
-            notes.append("Q/DQ of P absorbed")
+            notes.append(ROUNDED_WEIGHTS)
         elif is_op(node, *RESHAPING):
             if sink is not None:
                 raise MatchFailure(f"node '{node.name}' comes before the sink is taken away")
