@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import ModelProto, NodeProto, helper
+from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from qfa_passes import api
 from qfa_passes.__main__ import main
@@ -91,6 +91,35 @@ def test_the_model_stays_what_it_was(
     feed = DECODER.feeds()
     got = outputs(result.model, feed, library=library, level=level)
     assert worst(got, float_outputs(hard_model(), feed)) < bound
+
+
+@pytest.mark.parametrize("rotate", ["auto", "none", "hadamard"])
+def test_scores_so_large_that_codes_move_them(rotate: str) -> None:
+    """As in models that do not scale their scores."""
+    model, feed = DECODER.model(), DECODER.feeds()
+    for tensor in model.graph.initializer:
+        if tensor.name == f"wq{HARD}":
+            tensor.CopyFrom(
+                numpy_helper.from_array(numpy_helper.to_array(tensor) * 16, tensor.name)
+            )
+    made = api.optimize(model, rotate=rotate)
+    assert statuses(made) == ["fused"] * 3
+    assert planned(made.plan)[:2] == [INT8, FLOAT]
+    wanted = float_outputs(model, feed)
+    forced = worst(outputs(api.optimize(model, rotate=rotate, max_error=1.0).model, feed), wanted)
+    assert worst(outputs(made.model, feed), wanted) < forced  # such scores magnify earlier errors
+    assert worst(outputs(made.model, feed, library=False), wanted) < 1e-9
+
+
+def test_half_precision() -> None:
+    decoder = Decoder(layers=3, dtype="float16")
+    model, feed = hard_model(decoder), decoder.feeds()
+    made = api.optimize(model, rotate="none")
+    assert planned(made.plan) == MIXED
+    assert made.report.sites[HARD].bound == 5e-5
+    wanted = float_outputs(model, feed)
+    assert worst(outputs(made.model, feed), wanted) < 1e-3
+    assert worst(outputs(made.model, feed, library=False), wanted) < 1e-4
 
 
 def test_putting_it_in_float_is_what_helps(result: api.Optimized) -> None:
