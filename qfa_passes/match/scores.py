@@ -147,11 +147,17 @@ def _product(context: MatchContext, node: gs.Node) -> Scores:
         raise MatchFailure(f"the shape of the product '{node.name}' is not known")
     if len(left) == len(right):  # two open extents that meet are one: that of the left operand
         front = [
-            own if may_be(own, other) else extent
+            own if may_be(own, other) else _stretched(own, other, extent)
             for own, other, extent in zip(left[:-2], right[:-2], shape[:-2], strict=True)
         ]
         shape = (*front, *shape[-2:])
     return Scores(node, 1.0, (), (node,), shape, whole_axes(shape))
+
+
+def _stretched(own: Dim, other: Dim, extent: Dim) -> Dim:
+    """The extent of a product's axis; two that the model tells apart do not become one by way of it."""
+    known = extent.value is not None or extent in (own, other)
+    return extent if known else Dim.unknown(stretched=True)
 
 
 def _reshaped(context: MatchContext, node: gs.Node, inner: Scores) -> Scores:

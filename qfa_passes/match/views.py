@@ -269,7 +269,7 @@ def _aligned(axes: Axes, transposed: bool, lead: Lead | None) -> Axes | None:
         own = extent_of(axis)
         stretched.append((Atom(extent, None),) if own == 1 and extent != 1 else axis)
     grouped = regroup(flat(stretched), (lead.batch, lead.heads))
-    if grouped is None and len(front) == len(lead.shape) == 2:
+    if grouped is None and len(front) == 2 and lead.shape == (lead.batch, lead.heads):
         grouped = front  # batch or heads do not fit, and the message shall say which
     return None if grouped is None else (*grouped, rows, channels)
 

@@ -146,3 +146,21 @@ def test_dropout_whose_mask_is_an_output() -> None:
         outputs="float[B,4,S,6] o, bool[B,4,S,T] dropped",
     )
     assert "mask output of dropout" in refusal_of(block.model()).reason
+
+
+def test_values_that_stretch_the_product() -> None:
+    """V has as many batches as Q has heads, and one head: the product with it has 16 matrices, not 4."""
+    block = Block(
+        inputs="float[1,4,S,8] q, float[1,4,T,8] k, float[4,1,T,6] v", outputs="float[4,4,S,6] o"
+    )
+    assert "V has 1" in refusal_of(block.model()).reason
+
+
+def test_two_named_extents_do_not_become_one() -> None:
+    """Where batches M and N meet, one of them may be 1."""
+    block = Block(
+        inputs="float[M,4,S,8] q, float[N,4,T,8] k, float[N,4,T,6] v, float[M,1,1,T] m",
+        mask="y = Add(x, m)",
+        outputs="float[R,4,S,6] o",
+    )
+    assert "batch" in refusal_of(block.model()).reason
