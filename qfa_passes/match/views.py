@@ -245,7 +245,13 @@ def _named_alike(top_shape: Shape, axes: Axes, lead: Lead) -> tuple[Shape, Axes]
 def may_be(own: Dim, other: Dim) -> bool:
     """True if two open extents that meet in a product may be one: they are not, if both have names of their own."""
     open_ = all(dim.value is None and not dim.is_stretched for dim in (own, other))
-    return open_ and own != other and not (_has_own_name(own) and _has_own_name(other))
+    shared = _symbols(own) & _symbols(other)  # as in 2*B and B, which differ
+    named = _has_own_name(own) and _has_own_name(other)
+    return open_ and own != other and not named and not shared
+
+
+def _symbols(dim: Dim) -> set[str]:
+    return {symbol for monomial in dim.terms for symbol in monomial}
 
 
 def _has_own_name(dim: Dim) -> bool:
@@ -268,7 +274,10 @@ def _aligned(axes: Axes, transposed: bool, lead: Lead | None) -> Axes | None:
     for axis, extent in zip(((),) * missing + front, lead.shape, strict=True):
         own = extent_of(axis)
         stretched.append((Atom(extent, None),) if own == 1 and extent != 1 else axis)
-    grouped = regroup(flat(stretched), (lead.batch, lead.heads))
+    # Extents may match as a product and not one by one: then the operand stretches the product.
+    pairs = zip(stretched, lead.shape, strict=True)
+    fits = all(extent_of(axis) == extent for axis, extent in pairs)
+    grouped = regroup(flat(stretched), (lead.batch, lead.heads)) if fits else None
     if grouped is None and len(front) == 2 and lead.shape == (lead.batch, lead.heads):
         grouped = front  # batch or heads do not fit, and the message shall say which
     return None if grouped is None else (*grouped, rows, channels)
@@ -286,6 +295,8 @@ def _canonical(
     if repeats and heads[: len(owners)] != owners:
         return None  # the repeat is outermost: query head h would read head h % Hkv
     own_batch = tuple(atom for atom in batch if atom.source is not None)
+    if own_batch not in (batch, ()):
+        return None  # some batches, each several times
     views = arrangement(top_shape, (own_batch, owners, rows, channels))
     if views is None:
         return None

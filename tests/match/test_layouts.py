@@ -145,6 +145,17 @@ def test_reshapes_that_cut_across_axes_stay_outside(name: str) -> None:
     assert site.key.tensor == "k"
 
 
+def test_repeated_queries_stay_outside() -> None:
+    """They are operands as they are, and heads count as batches."""
+    block = Block(
+        inputs="float[B,1,S,8] q1, float[B,4,T,8] k, float[B,4,T,6] v",
+        constants="int64[4] heads = {1, 4, 1, 1}",
+        before="q = Expand(q1, heads)",
+    )
+    site = check_site(block.model())
+    assert site.query.tensor == "q"
+
+
 REFUSED: Mapping[str, tuple[Block, str]] = {
     "keys of one batch": (
         Block(inputs="float[B,4,S,8] q, float[1,4,T,8] k, float[1,4,T,6] v"),
@@ -165,14 +176,6 @@ REFUSED: Mapping[str, tuple[Block, str]] = {
             before="s = Shape(n) to = Concat<axis=0>(s, ones) k = Expand(k1, to)",
         ),
         "Q has batch B and K has batch",
-    ),
-    "repeated queries": (
-        Block(
-            inputs="float[B,1,S,8] q1, float[B,4,T,8] k, float[B,4,T,6] v",
-            constants="int64[4] heads = {1, 4, 1, 1}",
-            before="q = Expand(q1, heads)",
-        ),
-        "heads of Q are repeated",
     ),
     "K and V of different heads": (
         Block(inputs="float[B,4,S,8] q, float[B,4,T,8] k, float[B,1,T,6] v"),

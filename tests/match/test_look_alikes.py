@@ -164,3 +164,24 @@ def test_two_named_extents_do_not_become_one() -> None:
         outputs="float[R,4,S,6] o",
     )
     assert "batch" in refusal_of(block.model()).reason
+
+
+def test_values_whose_axes_in_front_are_swapped() -> None:
+    """They have as many matrices as the weights have, and meet them in pairs of (B, 1) and (1, 4)."""
+    block = Block(
+        before="u = Transpose <perm = [1, 0, 2, 3]> (v)",
+        product="o = MatMul(w, u)",
+        outputs="float[4,4,S,6] o",
+    )
+    assert "V" in refusal_of(block.model()).reason
+
+
+def test_values_repeated_over_batches() -> None:
+    """One batch of Q and K meets two of V."""
+    block = Block(
+        constants="int64[4] twice = {2, 1, 1, 1}",
+        before="u = Tile(v, twice)",
+        product="o = MatMul(w, u)",
+        outputs="float[R,4,S,6] o",
+    )
+    assert "V" in refusal_of(block.model()).reason
