@@ -27,14 +27,7 @@ from qfa_passes.match.quantized import ROUNDED
 from qfa_passes.match.reshaping import reshape_views
 from qfa_passes.match.scores import Scores, read_scores
 from qfa_passes.match.sinks import Sink, read_sink, sink_per_head
-from qfa_passes.match.views import (
-    HeadsView,
-    Lead,
-    axes_below,
-    operand_chain,
-    read_operand,
-    told_apart,
-)
+from qfa_passes.match.views import HeadsView, Lead, axes_below, operand_chain, read_operand
 from qfa_passes.match.weights import Weights, read_weights
 
 _LAST_BY_DEFAULT: Final = 13
@@ -261,11 +254,7 @@ def _value_and_output(
     value = read_operand(
         node, int(not swapped), context.shapes, transposed=swapped, scaled=False, lead=lead
     )
-    channels, value_rows = values[-2:] if swapped else values[:-3:-1]
-    if block.scores.masks and told_apart(layout.columns, value_rows):
-        raise MatchFailure(
-            f"K has {layout.columns} rows and V has {value_rows}, so that a mask may stretch the scores"
-        )
+    channels = values[-2] if swapped else values[-1]
     tail = (channels, layout.queries) if swapped else (layout.queries, channels)
     turn = permute(*_SWAP) if swapped else ()
     shape = (*front, *tail)

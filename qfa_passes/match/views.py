@@ -250,12 +250,6 @@ def may_be(own: Dim, other: Dim) -> bool:
     return open_ and own != other and not named and not shared
 
 
-def told_apart(own: Dim, other: Dim) -> bool:
-    """True if both extents are numbers or named by a person, and are not the same."""
-    named = all(dim.value is not None or _has_own_name(dim) for dim in (own, other))
-    return named and own != other
-
-
 def _symbols(dim: Dim) -> set[str]:
     return {symbol for monomial in dim.terms for symbol in monomial}
 

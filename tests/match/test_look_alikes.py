@@ -185,11 +185,3 @@ def test_values_repeated_over_batches() -> None:
         outputs="float[R,4,S,6] o",
     )
     assert "V" in refusal_of(block.model()).reason
-
-
-def test_mask_over_the_rows_of_values() -> None:
-    """A single key would be stretched to as many as V has."""
-    inputs = "float[B,4,S,8] q, float[B,4,T,8] k, float[B,4,U,6] v"
-    block = Block(inputs=f"{inputs}, float[B,1,1,U] m", mask="y = Add(x, m)")
-    assert "V has U" in refusal_of(block.model()).reason
-    assert site_of(Block(inputs=inputs).model()).mask.terms == ()
