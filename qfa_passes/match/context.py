@@ -76,6 +76,9 @@ class MatchContext:
             names = ", ".join(f"'{node.name}'" for node in consumers[:3]) or "nothing"
             raise MatchFailure(
                 f"the {role} ('{tensor.name}') is used by {len(consumers)} nodes ({names})",
+                "the fused operator never holds it, so what else reads it would need it computed a second time"
+                if consumers
+                else "",
                 depth=depth,
             )
         return consumers[0]
