@@ -25,7 +25,8 @@ from qfa_passes.graph.dims import Dim
 from qfa_passes.graph.ir import Graph
 from qfa_passes.graph.preserved import free_names
 from qfa_passes.graph.rename import defined_names, own_names, rename_values
-from qfa_passes.graph.shapes import ShapeMap, infer_shapes
+from qfa_passes.graph.shape_inference import infer_shapes
+from qfa_passes.graph.shapes import ShapeMap
 
 _OLDEST_IR: Final = 8
 """Of bodies taken out; the first version with model-local functions."""

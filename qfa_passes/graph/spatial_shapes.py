@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -10,21 +10,16 @@ import onnx_graphsurgeon as gs
 
 from qfa_passes.graph.constants import constant_value
 from qfa_passes.graph.dims import Dim
-from qfa_passes.graph.shape_values import IntTensor
-
-Shape = tuple[Dim, ...]
-Shapes = Mapping[str, Shape]
-Contents = Mapping[str, IntTensor]
-Rule = Callable[[gs.Node, Shapes, Contents], Sequence[Shape | None]]
+from qfa_passes.graph.shapes import Rule, Shape, ShapeMap
 
 
 def _open(count: int) -> list[Dim]:
     return [Dim.unknown() for _ in range(count)]
 
 
-def _conv(node: gs.Node, shapes: Shapes, contents: Contents) -> Sequence[Shape | None]:
+def _conv(node: gs.Node, known: ShapeMap) -> Sequence[Shape | None]:
     """A convolution of width 1 keeps the other extents."""
-    shape, weight = shapes.get(node.inputs[0].name), shapes.get(node.inputs[1].name)
+    shape, weight = known.shape(node.inputs[0]), known.shape(node.inputs[1])
     if shape is None or weight is None:
         return (None,)
     strides = node.attrs.get("strides") or [1] * (len(shape) - 2)
@@ -36,16 +31,16 @@ def _conv(node: gs.Node, shapes: Shapes, contents: Contents) -> Sequence[Shape |
     return ((shape[0], weight[0], *rest),)
 
 
-def _conv_transpose(node: gs.Node, shapes: Shapes, contents: Contents) -> Sequence[Shape | None]:
-    shape, weight = shapes.get(node.inputs[0].name), shapes.get(node.inputs[1].name)
+def _conv_transpose(node: gs.Node, known: ShapeMap) -> Sequence[Shape | None]:
+    shape, weight = known.shape(node.inputs[0]), known.shape(node.inputs[1])
     if shape is None or weight is None:
         return (None,)
     channels = weight[1] * Dim.of(int(node.attrs.get("group", 1)))
     return ((shape[0], channels, *_open(len(shape) - 2)),)
 
 
-def _pool(node: gs.Node, shapes: Shapes, contents: Contents) -> Sequence[Shape | None]:
-    shape = shapes.get(node.inputs[0].name)
+def _pool(node: gs.Node, known: ShapeMap) -> Sequence[Shape | None]:
+    shape = known.shape(node.inputs[0])
     if shape is None or len(node.outputs) > 1:
         return (None,)
     rest = _open(len(shape) - 2)
@@ -54,12 +49,12 @@ def _pool(node: gs.Node, shapes: Shapes, contents: Contents) -> Sequence[Shape |
     )
 
 
-def _resize(node: gs.Node, shapes: Shapes, contents: Contents) -> Sequence[Shape | None]:
-    shape = shapes.get(node.inputs[0].name)
+def _resize(node: gs.Node, known: ShapeMap) -> Sequence[Shape | None]:
+    shape = known.shape(node.inputs[0])
     if shape is None or node.attrs.get("axes"):
         return (None,)
     if len(node.inputs) > 3 and node.inputs[3].name:
-        sizes = contents.get(node.inputs[3].name)
+        sizes = known.content(node.inputs[3])
         plain = node.attrs.get("keep_aspect_ratio_policy", "stretch") in ("stretch", b"stretch")
         fits = plain and sizes is not None and len(sizes.items) == len(shape)
         return (sizes.items if fits and sizes is not None else None,)
@@ -75,16 +70,16 @@ def _resize(node: gs.Node, shapes: Shapes, contents: Contents) -> Sequence[Shape
     )
 
 
-def _pad(node: gs.Node, shapes: Shapes, contents: Contents) -> Sequence[Shape | None]:
-    shape, pads = shapes.get(node.inputs[0].name), contents.get(node.inputs[1].name)
+def _pad(node: gs.Node, known: ShapeMap) -> Sequence[Shape | None]:
+    shape, pads = known.shape(node.inputs[0]), known.content(node.inputs[1])
     if shape is None or pads is None or len(pads.items) != 2 * len(shape):
         return (None,)
     before, after = pads.items[: len(shape)], pads.items[len(shape) :]
     return (tuple(dim + a + b for dim, a, b in zip(shape, before, after, strict=True)),)
 
 
-def _top_k(node: gs.Node, shapes: Shapes, contents: Contents) -> Sequence[Shape | None]:
-    shape, count = shapes.get(node.inputs[0].name), contents.get(node.inputs[1].name)
+def _top_k(node: gs.Node, known: ShapeMap) -> Sequence[Shape | None]:
+    shape, count = known.shape(node.inputs[0]), known.content(node.inputs[1])
     if shape is None:
         return (None, None)
     axis = int(node.attrs.get("axis", -1)) % len(shape)
@@ -92,8 +87,8 @@ def _top_k(node: gs.Node, shapes: Shapes, contents: Contents) -> Sequence[Shape 
     return ((*shape[:axis], kept, *shape[axis + 1 :]),) * 2
 
 
-def _arg(node: gs.Node, shapes: Shapes, contents: Contents) -> Sequence[Shape | None]:
-    shape = shapes.get(node.inputs[0].name)
+def _arg(node: gs.Node, known: ShapeMap) -> Sequence[Shape | None]:
+    shape = known.shape(node.inputs[0])
     if shape is None:
         return (None,)
     axis = int(node.attrs.get("axis", 0)) % len(shape)

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 import onnx_graphsurgeon as gs
 
 from qfa_passes.graph.ir import Graph, is_op
-from qfa_passes.graph.shapes import ShapeMap, infer_shapes
+from qfa_passes.graph.shape_inference import infer_shapes
+from qfa_passes.graph.shapes import ShapeMap
 
 
 class MatchFailure(Exception):  # noqa: N818 - not an error: it becomes a Refusal

@@ -14,7 +14,8 @@ from qfa_passes.graph.contrib.multi_head import read_multi_head
 from qfa_passes.graph.contrib.reading import DOMAIN, Unsupported
 from qfa_passes.graph.graph_pass import GraphPass
 from qfa_passes.graph.ir import Graph
-from qfa_passes.graph.shapes import ShapeMap, infer_shapes
+from qfa_passes.graph.shape_inference import infer_shapes
+from qfa_passes.graph.shapes import ShapeMap
 from qfa_passes.normalize.causal_keep import Shared
 from qfa_passes.normalize.expand_grouped import expand_grouped
 from qfa_passes.normalize.expand_merged import expand_merged

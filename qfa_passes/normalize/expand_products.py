@@ -11,7 +11,8 @@ from qfa_passes.core.passes import Contract
 from qfa_passes.graph.contrib.reading import DOMAIN
 from qfa_passes.graph.graph_pass import GraphPass
 from qfa_passes.graph.ir import Graph
-from qfa_passes.graph.shapes import ShapeMap, infer_shapes
+from qfa_passes.graph.shape_inference import infer_shapes
+from qfa_passes.graph.shapes import ShapeMap
 from qfa_passes.normalize.einsum import read_product
 from qfa_passes.normalize.near_softmax import is_softmax, near_softmax
 from qfa_passes.normalize.writer import Writer, replace_nodes

@@ -14,7 +14,8 @@ from qfa_passes.graph.constants import constant_value
 from qfa_passes.graph.edit import replace_uses
 from qfa_passes.graph.graph_pass import GraphPass
 from qfa_passes.graph.ir import Graph
-from qfa_passes.graph.shapes import ShapeMap, infer_shapes
+from qfa_passes.graph.shape_inference import infer_shapes
+from qfa_passes.graph.shapes import ShapeMap
 
 _MOST_ELEMENTS: Final = 64
 _REPEATABLE: Final = """

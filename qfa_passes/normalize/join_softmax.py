@@ -10,7 +10,8 @@ from qfa_passes.core.passes import Contract
 from qfa_passes.graph.constants import constant_value
 from qfa_passes.graph.graph_pass import GraphPass
 from qfa_passes.graph.ir import Graph, is_op, producer
-from qfa_passes.graph.shapes import ShapeMap, infer_shapes
+from qfa_passes.graph.shape_inference import infer_shapes
+from qfa_passes.graph.shapes import ShapeMap
 
 _STEPS: Final = 5
 _PASSED: Final = frozenset(

@@ -11,7 +11,8 @@ from qfa_passes.graph.constants import scalar_value
 from qfa_passes.graph.edit import emit
 from qfa_passes.graph.graph_pass import GraphPass
 from qfa_passes.graph.ir import Graph, is_op, producer
-from qfa_passes.graph.shapes import Shape, ShapeMap, infer_shapes
+from qfa_passes.graph.shape_inference import infer_shapes
+from qfa_passes.graph.shapes import Shape, ShapeMap
 from qfa_passes.normalize.near_softmax import near_softmax
 
 

@@ -12,7 +12,8 @@ from qfa_passes.graph.dims import Dim
 from qfa_passes.graph.edit import constant, emit, replace_uses
 from qfa_passes.graph.graph_pass import GraphPass
 from qfa_passes.graph.ir import Graph, is_op, producer
-from qfa_passes.graph.shapes import Shape, ShapeMap, infer_shapes
+from qfa_passes.graph.shape_inference import infer_shapes
+from qfa_passes.graph.shapes import Shape, ShapeMap
 
 _MOST_NODES: Final = 32
 _STEPS: Final = 8

@@ -10,7 +10,8 @@ from qfa_passes.core.passes import Contract
 from qfa_passes.graph.edit import emit
 from qfa_passes.graph.graph_pass import GraphPass
 from qfa_passes.graph.ir import Graph, is_op, producer
-from qfa_passes.graph.shapes import Shape, ShapeMap, infer_shapes
+from qfa_passes.graph.shape_inference import infer_shapes
+from qfa_passes.graph.shapes import Shape, ShapeMap
 from qfa_passes.normalize.near_softmax import near_softmax
 
 

@@ -12,7 +12,8 @@ from onnx import ModelProto
 from qfa_passes.errors import InvalidModelError
 from qfa_passes.graph.dims import Dim
 from qfa_passes.graph.ir import Graph
-from qfa_passes.graph.shapes import Shape, ShapeMap, infer_shapes
+from qfa_passes.graph.shape_inference import infer_shapes
+from qfa_passes.graph.shapes import Shape, ShapeMap
 from qfa_passes.verify.extents import Solution, symbols_of
 
 _ROUNDS: Final = 2

@@ -17,7 +17,8 @@ from qfa_passes.core.model import LoadedModel
 from qfa_passes.core.weights import WeightStore, is_hollow
 from qfa_passes.graph.ir import Graph
 from qfa_passes.graph.preserved import captured_names
-from qfa_passes.graph.shapes import ShapeMap, infer_shapes
+from qfa_passes.graph.shape_inference import infer_shapes
+from qfa_passes.graph.shapes import ShapeMap
 
 _MOST_NODES: Final = 1000
 _MOST_BYTES: Final = 1 << 26

@@ -6,7 +6,7 @@ import pytest
 
 from qfa_passes.graph.inferred_types import infer_types
 from qfa_passes.graph.ir import Graph
-from qfa_passes.graph.shapes import infer_shapes
+from qfa_passes.graph.shape_inference import infer_shapes
 from tests.graph.test_shapes import SIZES, Array, check, run_all
 
 MODELS = {

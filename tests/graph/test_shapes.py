@@ -11,7 +11,8 @@ import pytest
 from onnx import ModelProto, ValueInfoProto
 
 from qfa_passes.graph.ir import Graph
-from qfa_passes.graph.shapes import ShapeMap, infer_shapes
+from qfa_passes.graph.shape_inference import infer_shapes
+from qfa_passes.graph.shapes import ShapeMap
 
 Array = npt.NDArray[Any]
 TINY_LM = Path(__file__).parents[2] / "models" / "tiny_lm" / "tiny_lm.onnx"
