@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from qfa_passes.graph.contrib.merged import Merged
+from qfa_passes.graph.contrib.ungrouped import Ungrouped
 from qfa_passes.graph.dims import Dim
-from qfa_passes.normalize.attention_writer import (
-    Scores,
-    attend,
-    key_bias,
-    merge_heads,
-    split_heads,
-)
-from qfa_passes.normalize.causal_keep import Shared, causal_keep
+from qfa_passes.normalize.attend_ungrouped import attend_ungrouped
+from qfa_passes.normalize.attention_writer import split_heads
+from qfa_passes.normalize.causal_keep import Shared
 from qfa_passes.normalize.keys_and_values import join, present_of
 from qfa_passes.normalize.writer import Writer
 
 
-def expand_merged(writer: Writer, shared: Shared, request: Merged) -> None:
+def expand_merged(writer: Writer, shared: Shared, request: Ungrouped) -> None:
     """Writes what the node computes and gives it to the node's outputs."""
     fused, inputs, heads = request.fused, request.fused.inputs, request.heads
     projected = writer.op("MatMul", "projection", inputs["input"], inputs["weights"])
@@ -36,21 +31,16 @@ def expand_merged(writer: Writer, shared: Shared, request: Merged) -> None:
         ]
         past = both[0], both[1]
     joined = join(writer, key, value, past, heads_first=False)
-    biases = [inputs["attention_bias"]] if "attention_bias" in inputs else []
-    lengths = _lengths(request)
-    if request.mask is not None:
-        mask, total = inputs["mask_index"], joined.total
-        kind, fill = request.mask, request.fill
-        biases.append(key_bias(writer, shared, mask, kind, fill, lengths, (query, 0), total))
-    keep = None
-    if request.causal:
-        behind = None if past is None else (past[0], 2)
-        keep = causal_keep(writer, shared, lengths, (query, 1), joined.total, behind)
-    queries = writer.transpose("query", query, 0, 2, 1, 3)
-    scores = Scores(request.scale, biases=biases, keep=keep)
-    result = attend(writer, queries, joined.key_t, joined.value, scores)
-    merged = merge_heads(writer, result, heads * request.v_channels)
-    writer.give(merged, fused.outputs[0])
+    attend_ungrouped(
+        writer,
+        shared,
+        request,
+        query,
+        joined,
+        past_key=None if past is None else past[0],
+        mask_input="mask_index",
+        lengths=_lengths(request),
+    )
     output = fused.output(1)
     if output is not None:
         halves = [
@@ -60,7 +50,7 @@ def expand_merged(writer: Writer, shared: Shared, request: Merged) -> None:
         writer.give(writer.op("Concat", "present", *halves, axis=0), output)
 
 
-def _lengths(request: Merged) -> tuple[Dim, Dim, Dim]:
+def _lengths(request: Ungrouped) -> tuple[Dim, Dim, Dim]:
     shapes, inputs = request.fused.shapes, request.fused.inputs
     rows = shapes.shape(inputs["input"])
     before = shapes.shape(inputs["past"]) if "past" in inputs else None

@@ -6,14 +6,9 @@ import onnx_graphsurgeon as gs
 
 from qfa_passes.graph.contrib.multi_head import MultiHead, Packing
 from qfa_passes.graph.dims import Dim
-from qfa_passes.normalize.attention_writer import (
-    Scores,
-    attend,
-    key_bias,
-    merge_heads,
-    split_heads,
-)
-from qfa_passes.normalize.causal_keep import Shared, causal_keep
+from qfa_passes.normalize.attend_ungrouped import attend_ungrouped
+from qfa_passes.normalize.attention_writer import split_heads
+from qfa_passes.normalize.causal_keep import Shared
 from qfa_passes.normalize.keys_and_values import join, present_of
 from qfa_passes.normalize.writer import Writer
 
@@ -25,21 +20,16 @@ def expand_multi_head(writer: Writer, shared: Shared, request: MultiHead) -> Non
     heads_first = request.packing is Packing.HEADS_FIRST
     past = (inputs["past_key"], inputs["past_value"]) if "past_key" in inputs else None
     joined = join(writer, key, value, past, heads_first=heads_first)
-    biases = [inputs["attention_bias"]] if "attention_bias" in inputs else []
-    lengths = _lengths(request)
-    if request.mask is not None:
-        mask, total = inputs["key_padding_mask"], joined.total
-        kind, fill = request.mask, request.fill
-        biases.append(key_bias(writer, shared, mask, kind, fill, lengths, (query, 0), total))
-    keep = None
-    if request.causal:
-        behind = None if past is None else (past[0], 2)
-        keep = causal_keep(writer, shared, lengths, (query, 1), joined.total, behind)
-    queries = writer.transpose("query", query, 0, 2, 1, 3)
-    scores = Scores(request.scale, biases=biases, keep=keep)
-    result = attend(writer, queries, joined.key_t, joined.value, scores)
-    merged = merge_heads(writer, result, request.heads * request.v_channels)
-    writer.give(merged, fused.outputs[0])
+    attend_ungrouped(
+        writer,
+        shared,
+        request,
+        query,
+        joined,
+        past_key=None if past is None else past[0],
+        mask_input="key_padding_mask",
+        lengths=_lengths(request),
+    )
     wanted = fused.output(1), fused.output(2)
     if any(wanted):
         for output, tensor in zip(wanted, present_of(writer, joined, key, value), strict=True):

@@ -80,12 +80,8 @@ def read_grouped(node: gs.Node, shapes: ShapeMap) -> Grouped:
         raise Unsupported(f"{heads} query heads of {fused.label} for {kv_heads} key/value heads")
     packed = "key" not in fused.inputs
     channels = _channels(fused, packed, heads, kv_heads)
-    if ("past_key" in fused.inputs) != ("past_value" in fused.inputs):
-        raise Unsupported(f"{fused.label} has only one of past_key and past_value")
-    if "past_key" in fused.inputs:
-        fused.shape("past_key", 4), fused.shape("past_value", 4)
-    if "attention_bias" in fused.inputs:
-        fused.shape("attention_bias", 4)
+    fused.check_past()
+    fused.check_rank("attention_bias", 4)
     causal, window = bool(fused.integer("causal", 1)), fused.integer("local_window_size", -1)
     if window >= 0 and (not causal or window == 0):
         raise Unsupported(f"local_window_size {window} of {fused.label}")

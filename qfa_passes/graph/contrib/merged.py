@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
-import numpy as np
 import onnx_graphsurgeon as gs
 
-from qfa_passes.graph.contrib.key_masks import DEFAULT_FILL, KeyMask, read_key_mask
+from qfa_passes.graph.contrib.key_masks import DEFAULT_FILL, read_key_mask
 from qfa_passes.graph.contrib.reading import FusedNode, Unsupported
+from qfa_passes.graph.contrib.ungrouped import Ungrouped
 from qfa_passes.graph.shapes import ShapeMap
 
 INPUTS: Final = (
@@ -23,22 +22,7 @@ INPUTS: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Merged:
-    """What an Attention node asks for."""
-
-    fused: FusedNode
-    heads: int
-    channels: int
-    v_channels: int
-    scale: float
-    causal: bool
-    fill: float
-    mask: KeyMask | None
-    element: np.dtype[np.generic]
-
-
-def read_merged(node: gs.Node, shapes: ShapeMap) -> Merged:
+def read_merged(node: gs.Node, shapes: ShapeMap) -> Ungrouped:
     """Reads a node; raises Unsupported."""
     fused = FusedNode.of(node, shapes, INPUTS)
     fused.refuse_inputs("past_sequence_length")
@@ -53,11 +37,9 @@ def read_merged(node: gs.Node, shapes: ShapeMap) -> Merged:
     v_channels = fused.per_head(sizes[2], heads, "value")
     if (("past" in fused.inputs) or fused.output(1) is not None) and channels != v_channels:
         raise Unsupported(f"{fused.label} packs keys and values of different channels in one cache")
-    if "past" in fused.inputs:
-        fused.shape("past", 5)
-    if "attention_bias" in fused.inputs:
-        fused.shape("attention_bias", 4)
-    return Merged(
+    fused.check_rank("past", 5)
+    fused.check_rank("attention_bias", 4)
+    return Ungrouped(
         fused,
         heads,
         channels,

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final
 
-import numpy as np
 import onnx_graphsurgeon as gs
 
-from qfa_passes.graph.contrib.key_masks import DEFAULT_FILL, KeyMask, read_key_mask
+from qfa_passes.graph.contrib.key_masks import DEFAULT_FILL, read_key_mask
 from qfa_passes.graph.contrib.reading import FusedNode, Unsupported
+from qfa_passes.graph.contrib.ungrouped import Ungrouped
 from qfa_passes.graph.shapes import ShapeMap
 
 INPUTS: Final = (
@@ -39,19 +39,14 @@ class Packing(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class MultiHead:
-    """What a MultiHeadAttention node asks for."""
+class MultiHead(Ungrouped):
+    """What a MultiHeadAttention node asks for.
 
-    fused: FusedNode
+    Attributes:
+        packing: How it gets Q, K and V.
+    """
+
     packing: Packing
-    heads: int
-    channels: int
-    v_channels: int
-    scale: float
-    causal: bool
-    fill: float
-    mask: KeyMask | None
-    element: np.dtype[np.generic]
 
 
 def read_multi_head(node: gs.Node, shapes: ShapeMap) -> MultiHead:
@@ -68,14 +63,9 @@ def read_multi_head(node: gs.Node, shapes: ShapeMap) -> MultiHead:
     else:
         channels = fused.per_head(fused.extent("query", 2, 3), heads, "query")
         v_channels = _v_channels(fused, packing, heads, channels)
-    if ("past_key" in fused.inputs) != ("past_value" in fused.inputs):
-        raise Unsupported(f"{fused.label} has only one of past_key and past_value")
-    if "past_key" in fused.inputs:
-        fused.shape("past_key", 4), fused.shape("past_value", 4)
-    if "bias" in fused.inputs:
-        fused.shape("bias", 1)
-    if "attention_bias" in fused.inputs:
-        fused.shape("attention_bias", 4)
+    fused.check_past()
+    fused.check_rank("bias", 1)
+    fused.check_rank("attention_bias", 4)
     causal = bool(fused.integer("unidirectional"))
     if causal and packing is not Packing.PACKED_QKV:
         key = fused.shape("key", 3, 4, 5)
@@ -87,7 +77,6 @@ def read_multi_head(node: gs.Node, shapes: ShapeMap) -> MultiHead:
             )
     return MultiHead(
         fused,
-        packing,
         heads,
         channels,
         v_channels,
@@ -96,6 +85,7 @@ def read_multi_head(node: gs.Node, shapes: ShapeMap) -> MultiHead:
         fused.number("mask_filter_value", DEFAULT_FILL),
         read_key_mask(fused, "key_padding_mask", query[0], starts=False),
         fused.element("query"),
+        packing,
     )
 
 

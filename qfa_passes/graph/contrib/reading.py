@@ -102,6 +102,18 @@ class FusedNode:
             )
         return shape
 
+    def check_rank(self, name: str, rank: int) -> None:
+        """Raises Unsupported if an input is given whose rank is not known to be this one."""
+        if name in self.inputs:
+            self.shape(name, rank)
+
+    def check_past(self) -> None:
+        """Raises Unsupported unless past_key and past_value, (B, Hkv, P, channels), are both given or both left out."""
+        if ("past_key" in self.inputs) != ("past_value" in self.inputs):
+            raise Unsupported(f"{self.label} has only one of past_key and past_value")
+        self.check_rank("past_key", 4)
+        self.check_rank("past_value", 4)
+
     def extent(self, name: str, axis: int, *ranks: int) -> int:
         """A constant extent of an input; raises Unsupported if it is not known."""
         return self.fixed(self.shape(name, *ranks)[axis], f"axis {axis} of input {name}")
