@@ -10,9 +10,9 @@ import onnx_graphsurgeon as gs
 
 from qfa_passes.core.passes import Contract
 from qfa_passes.graph.constants import constant_value
-from qfa_passes.graph.edit import replace_uses
 from qfa_passes.graph.graph_pass import GraphPass
 from qfa_passes.graph.ir import Graph, is_op
+from qfa_passes.normalize.to_constants import to_constants
 
 _CODES = (np.int8, np.uint8, np.int16, np.uint16)
 
@@ -29,23 +29,13 @@ class FoldQuantizedScalars(GraphPass):
 
     def run(self, graph: Graph) -> int:
         """Replaces the results of such nodes, in order."""
-        outputs = {id(tensor) for tensor in graph.gs.outputs}
-        changes = 0
-        for node in graph.nodes:
-            if not is_op(node, "QuantizeLinear", "DequantizeLinear"):
-                continue
-            output = node.outputs[0]
-            value = None if id(output) in outputs else _value(node)
-            if value is None:
-                continue
-            node.outputs.clear()
-            replace_uses(output, gs.Constant(output.name, value))
-            changes += 1
-        return changes
+        return to_constants(graph, _value)
 
 
 def _value(node: gs.Node) -> npt.NDArray[Any] | None:
-    """What the node computes in float32, as runtimes do."""
+    """What such a node computes in float32, as runtimes do."""
+    if not is_op(node, "QuantizeLinear", "DequantizeLinear"):
+        return None
     if len(node.inputs) != 3 or not node.inputs[2].name:
         return None
     values = [constant_value(tensor) for tensor in node.inputs]

@@ -11,11 +11,11 @@ from onnx.reference import ReferenceEvaluator
 
 from qfa_passes.core.passes import Contract
 from qfa_passes.graph.constants import constant_value
-from qfa_passes.graph.edit import replace_uses
 from qfa_passes.graph.graph_pass import GraphPass
 from qfa_passes.graph.ir import Graph
 from qfa_passes.graph.shape_inference import infer_shapes
 from qfa_passes.graph.shapes import ShapeMap
+from qfa_passes.normalize.to_constants import to_constants
 
 _MOST_ELEMENTS: Final = 64
 _REPEATABLE: Final = """
@@ -39,23 +39,15 @@ class FoldShapes(GraphPass):
     def run(self, graph: Graph) -> int:
         """Replaces every computed integer tensor with a known content."""
         shapes = infer_shapes(graph)
-        outputs = {id(tensor) for tensor in graph.gs.outputs}
-        changes = 0
-        for node in graph.nodes:
-            if len(node.outputs) != 1 or id(node.outputs[0]) in outputs:
-                continue
-            output = node.outputs[0]
-            if output.dtype not in (np.int64, np.int32) or graph.is_captured(output):
-                continue
-            value = _from_shapes(output, shapes)
-            if value is None:
-                value = _from_constants(node, graph)
-            if value is None:
-                continue
-            node.outputs.clear()
-            replace_uses(output, gs.Constant(output.name, value))
-            changes += 1
-        return changes
+        return to_constants(graph, lambda node: _content(node, graph, shapes))
+
+
+def _content(node: gs.Node, graph: Graph, shapes: ShapeMap) -> npt.NDArray[np.generic] | None:
+    output = node.outputs[0]
+    if output.dtype not in (np.int64, np.int32) or graph.is_captured(output):
+        return None
+    value = _from_shapes(output, shapes)
+    return _from_constants(node, graph) if value is None else value
 
 
 def _from_shapes(output: gs.Tensor, shapes: ShapeMap) -> npt.NDArray[np.generic] | None:

@@ -12,9 +12,9 @@ from onnx_graphsurgeon.ir.tensor import LazyValues
 from qfa_passes.core.passes import Contract
 from qfa_passes.core.weights import is_hollow
 from qfa_passes.graph.constants import constant_value
-from qfa_passes.graph.edit import replace_uses
 from qfa_passes.graph.graph_pass import GraphPass
 from qfa_passes.graph.ir import Graph, is_op
+from qfa_passes.normalize.to_constants import Content, to_constants
 
 
 class LiftConstants(GraphPass):
@@ -29,22 +29,19 @@ class LiftConstants(GraphPass):
 
     def run(self, graph: Graph) -> int:
         """Lifts every Constant node with a numeric value."""
-        outputs = {id(tensor) for tensor in graph.gs.outputs}
-        changes = 0
-        for node in graph.nodes:
-            if not is_op(node, "Constant") or id(node.outputs[0]) in outputs:
-                continue
-            output = node.outputs[0]
-            content = _large(node)
-            if content is None:
-                value = constant_value(output)
-                if value is None or value.dtype.kind not in "fiub":
-                    continue
-                content = np.ascontiguousarray(value).reshape(value.shape)
-            node.outputs.clear()
-            replace_uses(output, gs.Constant(output.name, content))
-            changes += 1
-        return changes
+        return to_constants(graph, _content)
+
+
+def _content(node: gs.Node) -> Content | None:
+    if not is_op(node, "Constant"):
+        return None
+    large = _large(node)
+    if large is not None:
+        return large
+    value = constant_value(node.outputs[0])
+    if value is None or value.dtype.kind not in "fiub":
+        return None
+    return np.ascontiguousarray(value).reshape(value.shape)
 
 
 def _large(node: gs.Node) -> LazyValues | None:
