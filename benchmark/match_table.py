@@ -53,7 +53,11 @@ def _groups(
     groups: dict[str, list[Row]] = {}
     for row in rows:
         groups.setdefault(key(row.record), []).append(row)
-    for name, members in [*sorted(groups.items()), ("**total**", list(rows))]:
+    shared = [row for row in rows if all(matcher in row.answers for matcher in matchers)]
+    totals = {"**total**": list(rows), "**where all were asked**": shared}
+    if len(shared) in (0, len(rows)):
+        del totals["**where all were asked**"]
+    for name, members in [*sorted(groups.items()), *totals.items()]:
         blocks = sum(row.record.blocks for row in members)
         cells = [_cell(members, matcher) for matcher in matchers]
         table.append([name, str(len(members)), str(blocks), *cells])

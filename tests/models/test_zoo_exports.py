@@ -25,9 +25,10 @@ NOT_EXPORTED = {
     "falcon": ("dyn23_sdpa",),
     "falcon_alibi": tuple(WRITERS),
     "gpt_oss": ("dyn18_eager",),
+    "moonshine": ("ts17_eager", "ts17_sdpa"),
 }
-# Blocks that are refused, with a word of the reason; docs/zoo.md says more.
-REFUSED = {"vits": "is used by"}
+# How many blocks are refused, and a word of the reason; docs/zoo.md says more.
+REFUSED = {"longt5": (2, "no view leads from"), "vits": (2, "is used by")}
 # The dynamo exporter takes ten seconds a model: a few kinds of attention stand for all.
 BY_DYNAMO = (
     "bert",
@@ -58,7 +59,6 @@ def test_fresh_export_is_fused_and_right(name: str, writer: str, tmp_path: Path)
     path = tmp_path / f"{record.name}.onnx"
     answer = ours_float(Task(str(path), name, record.blocks, sound_sets(record.runtime)))
     assert not answer.wrong, answer
-    if name in REFUSED:
-        assert all(REFUSED[name] in reason for reason in answer.refusals)
-    else:
-        assert answer.fused == record.blocks, answer
+    refused, reason = REFUSED.get(name, (0, ""))
+    assert answer.fused == record.blocks - refused, answer
+    assert sum(reason in text for text in answer.refusals) >= refused
