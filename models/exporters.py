@@ -59,48 +59,39 @@ def export_onnx(
         path: the ONNX file to write; its folder is created.
         exporter: who writes it.
     """
+    import torch
+
     path.parent.mkdir(parents=True, exist_ok=True)
     module.eval()
+    names: dict[str, Any] = {
+        "input_names": list(inputs),
+        "output_names": list(outputs),
+        "opset_version": exporter.opset,
+    }
     with warnings.catch_warnings():
         # Tracing a transformers model warns about every Python branch; the callers check numbers.
         warnings.simplefilter("ignore")
-        if exporter.is_dynamo:
-            _export_dynamo(module, inputs, outputs, axes, path, exporter.opset)
-        else:
-            _export_torchscript(module, inputs, outputs, axes, path, exporter.opset)
+        with torch.no_grad():
+            if exporter.is_dynamo:
+                _export_dynamo(module, inputs, axes, path, names)
+            else:
+                torch.onnx.export(
+                    module,
+                    tuple(inputs.values()),
+                    str(path),
+                    dynamic_axes={name: dict(dims) for name, dims in axes.items()},
+                    dynamo=False,
+                    **names,
+                )
     return path
-
-
-def _export_torchscript(
-    module: torch.nn.Module,
-    inputs: Mapping[str, torch.Tensor],
-    outputs: Sequence[str],
-    axes: Axes,
-    path: Path,
-    opset: int,
-) -> None:
-    import torch
-
-    with torch.no_grad():
-        torch.onnx.export(
-            module,
-            tuple(inputs.values()),
-            str(path),
-            input_names=list(inputs),
-            output_names=list(outputs),
-            dynamic_axes={name: dict(dims) for name, dims in axes.items()},
-            opset_version=opset,
-            dynamo=False,
-        )
 
 
 def _export_dynamo(
     module: torch.nn.Module,
     inputs: Mapping[str, torch.Tensor],
-    outputs: Sequence[str],
     axes: Axes,
     path: Path,
-    opset: int,
+    names: Mapping[str, Any],
 ) -> None:
     import torch
 
@@ -108,17 +99,14 @@ def _export_dynamo(
     kinds = {parameter.kind for parameter in inspect.signature(module.forward).parameters.values()}
     if inspect.Parameter.VAR_POSITIONAL in kinds:
         shapes = (shapes,)
-    with torch.no_grad():
-        program = torch.onnx.export(
-            module,
-            tuple(inputs.values()),
-            input_names=list(inputs),
-            output_names=list(outputs),
-            dynamic_shapes=shapes,
-            opset_version=opset,
-            dynamo=True,
-            verbose=False,
-        )
+    program = torch.onnx.export(
+        module,
+        tuple(inputs.values()),
+        dynamic_shapes=shapes,
+        dynamo=True,
+        verbose=False,
+        **names,
+    )
     assert program is not None
     for node in program.model.graph.all_nodes():
         for key in _SOURCE_KEYS:

