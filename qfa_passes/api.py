@@ -13,7 +13,14 @@ from onnx import ModelProto
 from qfa_passes import pipeline
 from qfa_passes.config import FORMATS, Options, Progress, StopAfter, parse_choice, parse_patterns
 from qfa_passes.core.dataset import DataSet
-from qfa_passes.core.formats import AttentionFormat, LinearFormat, Rotation, ScaleMode, VerifyLevel
+from qfa_passes.core.formats import (
+    INT8_BOUND,
+    AttentionFormat,
+    LinearFormat,
+    Rotation,
+    ScaleMode,
+    VerifyLevel,
+)
 from qfa_passes.core.model import LoadedModel
 from qfa_passes.core.outcome import Report
 from qfa_passes.core.plan import Plan
@@ -80,7 +87,7 @@ def optimize(
     verify: str = "fast",
     exclude: str | Sequence[str] = (),
     plan: str | os.PathLike[str] | Plan | None = None,
-    max_error: float = 5e-4,
+    max_error: float = INT8_BOUND,
     external_data: ExternalData = "auto",
     seed: int = 0,
     require_match: bool = False,

@@ -11,13 +11,13 @@ from onnx import ModelProto
 from qfa_passes.calibrate import SiteStatistics, capture
 from qfa_passes.config import Options, Progress
 from qfa_passes.core.dataset import DataSet, Feed
-from qfa_passes.core.formats import AttentionFormat, Rotation, VerifyLevel
+from qfa_passes.core.formats import Rotation, VerifyLevel
 from qfa_passes.core.model import LoadedModel, opset_of
 from qfa_passes.core.outcome import Standing
 from qfa_passes.core.plan import Plan, SitePlan, StaticScales
 from qfa_passes.core.site import AttentionSite
 from qfa_passes.errors import InvalidDataError
-from qfa_passes.fuse.replay import operator_model, replay_model, site_values
+from qfa_passes.fuse.replay import float_model, replay_model, site_values
 from qfa_passes.verify.definition import run_by_definition
 from qfa_passes.verify.proof import Proven, Prover
 from qfa_passes.verify.sites import SiteError, measure_site
@@ -58,8 +58,7 @@ class Evidence:
         opset = opset_of(self.model.proto)
 
         def replay(site: AttentionSite, examples: Mapping[str, Array]) -> ModelProto:
-            plain = SitePlan(site.name, AttentionFormat.FLOAT)
-            return operator_model(site, plain, None, examples, opset)
+            return float_model(site, examples, opset)
 
         thorough = self._options.verify is VerifyLevel.FULL
         prover = Prover(
@@ -162,10 +161,9 @@ class Evidence:
 
         It comes from the definition in float64, which the block was proven to be but for them.
         """
-        plain = SitePlan(site.name, AttentionFormat.FLOAT)
         result = []
         for values in self.runs:
-            proto = operator_model(site, plain, None, values, opset_of(self.model.proto))
+            proto = float_model(site, values, opset_of(self.model.proto))
             (outputs, _) = run_by_definition(proto, values)
             output = outputs[site.output].astype(values[site.output].dtype)
             result.append({**values, site.output: output})

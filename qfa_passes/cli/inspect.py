@@ -45,7 +45,11 @@ def inspect(
         lines = explanation(answer.entry, answer.asked, answer.steps)
         stdout_console().print(message("\n".join(lines)))
     elif not quiet:
-        print_rows(*matched_table(found.found, exporter=found.exporter, fused=found.fused, plain=found.in_float))
+        print_rows(
+            *matched_table(
+                found.found, exporter=found.exporter, fused=found.fused, plain=found.in_float
+            )
+        )
 
 
 def _document(model: Path, found: "Inspection", answer: "Answer | None") -> dict[str, Any]:

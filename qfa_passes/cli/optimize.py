@@ -19,7 +19,13 @@ from qfa_passes.cli.options import (
     expanded_or_none,
     print_json,
 )
-from qfa_passes.core.formats import AttentionFormat, LinearFormat, ScaleMode, VerifyLevel
+from qfa_passes.core.formats import (
+    INT8_BOUND,
+    AttentionFormat,
+    LinearFormat,
+    ScaleMode,
+    VerifyLevel,
+)
 from qfa_passes.errors import QfaError, SaveError, UsageError
 
 if TYPE_CHECKING:
@@ -83,7 +89,10 @@ def optimize(
     ] = None,
     verify: Annotated[
         VerifyLevel,
-        typer.Option("--verify", help="fast: proves each block, compares outputs; full: more runs, each pass."),
+        typer.Option(
+            "--verify",
+            help="fast: proves each block, compares outputs; full: more runs, each pass.",
+        ),
     ] = VerifyLevel.FAST,
     exclude: Annotated[
         list[str] | None,
@@ -96,8 +105,9 @@ def optimize(
         Path | None, typer.Option(help="Write what every site got, to edit.", metavar="FILE")
     ] = None,
     max_error: Annotated[
-        float, typer.Option(help="Largest NMSE of a site; beyond it, it is fused in float.", min=0.0)
-    ] = 5e-4,
+        float,
+        typer.Option(help="Largest NMSE of a site; beyond it, it is fused in float.", min=0.0),
+    ] = INT8_BOUND,
     external_data: Annotated[
         _ExternalData, typer.Option(help="Weights in a file beside the model.")
     ] = _ExternalData.AUTO,

@@ -1,6 +1,10 @@
 """The words for formats, granularities and modes, shared by command line, plan and operator."""
 
 from enum import StrEnum
+from typing import Final
+
+INT8_BOUND: Final = 5e-4
+"""NMSE that a site may have in int8 unless an option says otherwise (docs/operator.md)."""
 
 
 class AttentionFormat(StrEnum):

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto, helper
 
+from qfa_passes.core.formats import AttentionFormat
 from qfa_passes.core.plan import SitePlan
 from qfa_passes.core.site import AttentionSite
 from qfa_passes.core.view import rank_after
@@ -24,25 +25,22 @@ def site_values(site: AttentionSite) -> list[str]:
     return list(site.reads)
 
 
+def float_model(
+    site: AttentionSite, examples: Mapping[str, npt.NDArray[Any]], opset: int
+) -> ModelProto:
+    """The site in float and without a function body, for those who know the operator's definition."""
+    plan = SitePlan(site.name, AttentionFormat.FLOAT)
+    return replay_model(site, plan, None, examples, opset, body=False)
+
+
 def replay_model(
     site: AttentionSite,
     plan: SitePlan,
     k_mean: npt.NDArray[np.float32] | None,
     examples: Mapping[str, npt.NDArray[Any]],
     opset: int,
-) -> ModelProto:
-    """The model of `operator_model`, with the function body that runs where the library is not."""
-    proto = operator_model(site, plan, k_mean, examples, opset)
-    attach_body(proto, site.qk_channels)
-    return proto
-
-
-def operator_model(
-    site: AttentionSite,
-    plan: SitePlan,
-    k_mean: npt.NDArray[np.float32] | None,
-    examples: Mapping[str, npt.NDArray[Any]],
-    opset: int,
+    *,
+    body: bool = True,
 ) -> ModelProto:
     """Builds the model: inputs are the values that the site reads, outputs those that it computes.
 
@@ -52,6 +50,7 @@ def operator_model(
         k_mean: Shift of K, (Hkv, D), or None.
         examples: Captured values; they give types and ranks.
         opset: Version of ai.onnx.
+        body: With the function body, which runs where the library is not.
     """
     inputs = [
         helper.make_tensor_value_info(
@@ -77,4 +76,7 @@ def operator_model(
     )
     graph = Graph(proto)
     fuse_site(graph, with_scales(site, plan.scales), plan, k_mean)
-    return graph.finish()
+    proto = graph.finish()
+    if body:
+        attach_body(proto, site.qk_channels)
+    return proto

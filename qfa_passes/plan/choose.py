@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +38,9 @@ class Error(Protocol):
     def nmse(self) -> float:
         """Normalized mean squared error."""
         ...
+
+
+_Errors = TypeVar("_Errors", bound=Mapping[str, Error])
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,14 +132,14 @@ def _own_or(site: AttentionSite, found: StaticScales) -> StaticScales:
 
 
 def choose(
-    measured: Iterable[tuple[Candidate, Plan, Mapping[str, Any]]], bound: float = math.inf
-) -> tuple[Plan, Any]:
+    measured: Iterable[tuple[Candidate, Plan, _Errors]], bound: float = math.inf
+) -> tuple[Plan, _Errors]:
     """Picks the plan that keeps most sites within the bound, and of those the one with the smallest mean error.
 
     Ties and near-ties go to the cheaper one. Errors count as 1 at most: a site that fails under every candidate must
     not hide the others.
     """
-    best: tuple[int, float, Plan, Mapping[str, Any]] | None = None
+    best: tuple[int, float, Plan, _Errors] | None = None
     for _, plan, errors in measured:
         lost = sum(not error.nmse <= bound for error in errors.values())
         bounded = [error.nmse if error.nmse < 1 else 1.0 for error in errors.values()]  # NaN too

@@ -21,9 +21,6 @@ from qfa_passes.verify.metrics import ErrorAccumulator
 
 Array = npt.NDArray[Any]
 
-INT8_BOUND: Final = 5e-4
-"""NMSE that a site may have in int8 (docs/operator.md)."""
-
 FLOAT_BOUNDS: Final[dict[int, float]] = {
     TensorProto.FLOAT: 1e-9,
     TensorProto.FLOAT16: 5e-5,

@@ -7,13 +7,11 @@ import numpy.typing as npt
 import onnx
 from onnx import ModelProto
 
-from qfa_passes.core.formats import AttentionFormat
 from qfa_passes.core.model import LoadedModel, opset_of
 from qfa_passes.core.outcome import Proof
-from qfa_passes.core.plan import SitePlan
 from qfa_passes.core.site import AttentionSite
 from qfa_passes.core.weights import WeightStore
-from qfa_passes.fuse.replay import operator_model
+from qfa_passes.fuse.replay import float_model
 from qfa_passes.verify.proof import Prover
 
 
@@ -25,9 +23,7 @@ def prover(
     opset = opset_of(model)
 
     def replay(site: AttentionSite, examples: Mapping[str, npt.NDArray[Any]]) -> ModelProto:
-        return operator_model(
-            site, SitePlan(site.name, AttentionFormat.FLOAT), None, examples, opset
-        )
+        return float_model(site, examples, opset)
 
     loaded = LoadedModel(typed, WeightStore(), None, "")
     return Prover(loaded, replay, thorough=thorough, seed=seed, library=library)

@@ -11,6 +11,7 @@ from onnx import GraphProto, ModelProto, NodeProto, helper, numpy_helper
 from qfa_passes import api, pipeline
 from qfa_passes.calibrate import capture
 from qfa_passes.core.comparison import Verdict
+from qfa_passes.core.formats import INT8_BOUND
 from qfa_passes.core.model import LoadedModel
 from qfa_passes.core.opspec import OP_TYPE, input_index
 from qfa_passes.core.plan import SitePlan
@@ -20,7 +21,7 @@ from qfa_passes.fuse.replay import replay_model, site_values
 from qfa_passes.graph.ir import Graph
 from qfa_passes.load import read_model
 from qfa_passes.verify.models import verify_models
-from qfa_passes.verify.sites import INT8_BOUND, measure_site
+from qfa_passes.verify.sites import measure_site
 
 TINY = Path(__file__).parents[2] / "models" / "tiny_lm"
 CONTEXT = 128
