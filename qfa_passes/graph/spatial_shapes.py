@@ -72,10 +72,15 @@ def _resize(node: gs.Node, known: ShapeMap) -> Sequence[Shape | None]:
 
 def _pad(node: gs.Node, known: ShapeMap) -> Sequence[Shape | None]:
     shape, pads = known.shape(node.inputs[0]), known.content(node.inputs[1])
-    if shape is None or pads is None or len(pads.items) != 2 * len(shape):
+    if shape is None:
         return (None,)
-    before, after = pads.items[: len(shape)], pads.items[len(shape) :]
-    return (tuple(dim + a + b for dim, a, b in zip(shape, before, after, strict=True)),)
+    every = len(node.inputs) < 4 or not node.inputs[3].name  # not for some axes only
+    if pads is None or not every or len(pads.items) != 2 * len(shape):
+        return (tuple(Dim.unknown() for _ in shape),)
+    both = zip(shape, pads.items[: len(shape)], pads.items[len(shape) :], strict=True)
+    dims = [dim + before + after for dim, before, after in both]
+    # Below 0, where padding takes away more than there is, the sum is not what a runtime makes of it.
+    return (tuple(dim if dim.non_negative else Dim.unknown() for dim in dims),)
 
 
 def _top_k(node: gs.Node, known: ShapeMap) -> Sequence[Shape | None]:
