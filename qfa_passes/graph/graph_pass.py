@@ -38,6 +38,7 @@ class GraphPass(ABC):
 
 def run_passes(graph: Graph, passes: Iterable[GraphPass]) -> list[PassResult]:
     """Runs passes in order; a pass appends the nodes that it makes, and the next one finds them in their places."""
+    graph.drop_dead()  # passes count readers
     results: list[PassResult] = []
     for graph_pass in passes:
         if results and results[-1].modified:

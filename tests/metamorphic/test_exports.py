@@ -46,6 +46,11 @@ def test_the_same_sites_after_all_changes(name: str) -> None:
     check(name, "everything_at_once")
 
 
+def test_nodes_that_nobody_reads_are_no_readers() -> None:
+    """This model has nothing to lift or fold before the scale of each head moves to Q."""
+    check("swinv2_dyn18_eager", "with_dead_code")
+
+
 @pytest.mark.parametrize("change", CHANGES)
 def test_the_same_sites_of_a_language_model_after(change: str) -> None:
     check("tiny_lm", change)
