@@ -47,10 +47,10 @@ def compare_outputs(
             expected = np.asarray(reference[name])
             if expected.dtype.kind != "f":
                 continue
-            lost = np.isfinite(expected) & ~np.isfinite(got)
-            if lost.any():
+            lost = _lost(expected, got)
+            if lost:
                 raise VerificationError(
-                    f"output '{name}' has {int(lost.sum())} values that are not finite",
+                    f"output '{name}' has {lost} values that are not finite",
                     why="the float model has numbers there",
                     hint="exempt attention sites one by one with --exclude to find the cause, and report it",
                 )
@@ -124,15 +124,14 @@ def check_exact(
         not thorough or not stages or _moved(stages[-1][1](), feeds, reference, bound) is None
     ):
         return ""
-    unsteady = _unsteadiness(source, feeds, reference)
+    plain = run_outputs(source, feeds, optimization="none")
+    unsteady = max(map(_distance, reference, plain), default=0.0)
     if unsteady > bound:  # then so small a difference has no meaning
+        if unsteady < _LOUD:
+            return ""
         return (
-            ""
-            if unsteady < _LOUD
-            else (
-                f"the outputs of this model move by NMSE {unsteady:.1e} when the runtime does not optimize it:"
-                " comparisons of whole outputs say little on these inputs"
-            )
+            f"the outputs of this model move by NMSE {unsteady:.1e} when the runtime does not optimize it:"
+            " comparisons of whole outputs say little on these inputs"
         )
     for name, make in stages:
         moved = _moved(make(), feeds, reference, bound)
@@ -146,39 +145,30 @@ def check_exact(
 
 
 def _same(wanted: Mapping[str, Array], got: Mapping[str, Array], bound: float) -> bool:
-    """True if the outputs ``wanted`` are in ``got``, up to rounding."""
+    """True if the outputs ``wanted`` are in ``got``, up to rounding, and no number was lost."""
+    return _distance(wanted, got) <= bound and not any(
+        _lost(value, got[name]) for name, value in wanted.items() if value.dtype.kind == "f"
+    )
+
+
+def _distance(wanted: Mapping[str, Array], got: Mapping[str, Array]) -> float:
+    """NMSE of the worst output where both have numbers; 1 if one that is no float differs, inf if a shape does."""
+    worst = 0.0
     for name, value in wanted.items():
         other = np.asarray(got[name])
         if value.shape != other.shape:
-            return False
+            return np.inf
         if value.dtype.kind != "f":
-            if not np.array_equal(value, other):
-                return False
+            worst = max(worst, float(not np.array_equal(value, other)))
             continue
-        finite = np.isfinite(value)
-        if not np.isfinite(other[finite]).all():
-            return False
-        if tensor_error(value[finite], other[finite]).nmse > bound:
-            return False
-    return True
-
-
-def _unsteadiness(
-    source: LoadedModel,
-    feeds: Sequence[Mapping[str, Array]],
-    reference: Sequence[Mapping[str, Array]],
-) -> float:
-    """NMSE between the original with and without the optimizations of the runtime, worst over outputs and runs."""
-    plain = run_outputs(source, feeds, optimization="none")
-    worst = 0.0
-    for wanted, got in zip(reference, plain, strict=True):
-        for name, value in wanted.items():
-            if value.dtype.kind != "f":
-                worst = max(worst, float(not np.array_equal(value, got[name])))
-                continue
-            finite = np.isfinite(value) & np.isfinite(got[name])
-            worst = max(worst, tensor_error(value[finite], got[name][finite]).nmse)
+        finite = np.isfinite(value) & np.isfinite(other)
+        worst = max(worst, tensor_error(value[finite], other[finite]).nmse)
     return worst
+
+
+def _lost(expected: Array, got: Array) -> int:
+    """How many numbers of ``expected`` are none in ``got``."""
+    return int((np.isfinite(expected) & ~np.isfinite(got)).sum())
 
 
 def _moved(
