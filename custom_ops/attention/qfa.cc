@@ -20,11 +20,10 @@ qfa_status choose_isa(qfa_isa wanted, qfa_isa* chosen) {
     }
     *chosen = isa_from_name(name);
     if (*chosen == QFA_ISA_AUTO) {
-      return fail(
-          QFA_UNSUPPORTED_ISA,
-          "QFA_ISA is '%.40s', which is no instruction set; use scalar, avx2, avx512vnni or "
-          "amxint8, or unset it",
-          name);
+      return fail(QFA_UNSUPPORTED_ISA,
+                  "QFA_ISA is '%.40s', which is no instruction set; use scalar, avx2, avxvnni, "
+                  "avx512vnni, avx512bf16, amxint8, neondot or neoni8mm, or unset it",
+                  name);
     }
   }
   const char* name = qfa_isa_name(*chosen);

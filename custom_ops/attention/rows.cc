@@ -3,14 +3,10 @@
 #include <string.h>
 
 #include "attention/dtype.h"
-#include "attention/log2.h"
+#include "kernels/log2.h"
 
 namespace qfa {
 namespace {
-
-// A value row of zeros may have any scale, and it must be a small one: scales of values are part of
-// the weights, so a large one would take the steps of all other weights of its block.
-constexpr float kScaleOfZeroValue = 0x1p-60f;
 
 // The static scale of a head, 0 for a scale per token.
 float scale_of(const float* scales, int64_t count, int64_t head) {

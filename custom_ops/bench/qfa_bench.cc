@@ -150,7 +150,7 @@ int main(int argc, char** argv) {
   printf("%-11s %-5s %4s | %9s %9s | %9s %9s | %8s %8s %8s\n", "isa", "", "D", "full ms", "GFLOP/s",
          "causal ms", "GFLOP/s", "QK ns", "softmax", "PV+join");
   for (const qfa_compute compute : {QFA_COMPUTE_INT8, QFA_COMPUTE_FLOAT}) {
-    for (const qfa_isa isa : {QFA_ISA_AVX2, QFA_ISA_AVX512VNNI, QFA_ISA_AMXINT8}) {
+    for (const qfa_isa isa : {QFA_ISA_AVX2, QFA_ISA_AVXVNNI, QFA_ISA_AVX512VNNI, QFA_ISA_AMXINT8}) {
       const bool is_float = compute == QFA_COMPUTE_FLOAT;
       // AMX has no float products of its own.
       if (qfa_isa_usable(isa) == 0 || (is_float && isa == QFA_ISA_AMXINT8)) continue;

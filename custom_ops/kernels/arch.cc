@@ -8,6 +8,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
+#elif defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
 #endif
 
 namespace qfa {
@@ -21,8 +23,20 @@ constexpr uint32_t kBuiltFeatures = 0
 #if defined(QFA_HAS_AVX512VNNI)
                                     | kFeatureAvx512Vnni
 #endif
+#if defined(QFA_HAS_AVXVNNI)
+                                    | kFeatureAvxVnni
+#endif
+#if defined(QFA_HAS_AVX512BF16)
+                                    | kFeatureAvx512Bf16
+#endif
 #if defined(QFA_HAS_AMXINT8)
-                                    | kFeatureAmxInt8
+                                    | kFeatureAmx
+#endif
+#if defined(QFA_HAS_NEONDOT)
+                                    | kFeatureNeonDot
+#endif
+#if defined(QFA_HAS_NEONI8MM)
+                                    | kFeatureNeonI8mm
 #endif
     ;
 
@@ -69,16 +83,32 @@ uint32_t detect() {
   const bool fma = has(basic.c, 12), f16c = has(basic.c, 29), avx2 = has(extended.b, 5);
   if ((state & kYmm) != kYmm || !fma || !f16c || !avx2) return features;
   features |= kFeatureAvx2;
+  const Registers more = cpuid(7, 1);
+  if (has(more.a, 4)) features |= kFeatureAvxVnni;
 
   const bool avx512 = has(extended.b, 16) && has(extended.b, 17) && has(extended.b, 30) &&
                       has(extended.b, 31) && has(extended.c, 11);
   if ((state & kZmm) != kZmm || !avx512) return features;
   features |= kFeatureAvx512Vnni;
+  if (!has(more.a, 5)) return features;
+  features |= kFeatureAvx512Bf16;
 
-  const bool amx =
-      (kBuiltFeatures & kFeatureAmxInt8) != 0 && has(extended.d, 24) && has(extended.d, 25);
+  const bool amx = (kBuiltFeatures & kFeatureAmx) != 0 && has(extended.d, 22) &&
+                   has(extended.d, 24) && has(extended.d, 25);
   if ((state & kTiles) != kTiles || !amx || !request_tile_permission()) return features;
-  return features | kFeatureAmxInt8;
+  return features | kFeatureAmx;
+}
+
+#elif defined(__aarch64__) && defined(__linux__)
+
+uint32_t detect() {
+  // The numbers of Linux's interface, which older headers do not name.
+  constexpr unsigned long kDotProduct = 1ul << 20, kI8mm = 1ul << 13;
+  uint32_t features = 0;
+  if ((getauxval(AT_HWCAP) & kDotProduct) == 0) return features;
+  features |= kFeatureNeonDot;
+  if ((getauxval(AT_HWCAP2) & kI8mm) != 0) features |= kFeatureNeonI8mm;
+  return features;
 }
 
 #else
@@ -87,15 +117,21 @@ uint32_t detect() { return 0; }
 
 #endif
 
+// From the least to the best; `base` is the set whose kernels a set may use besides its own.
 constexpr struct {
   qfa_isa isa;
   const char* name;
-  uint32_t needs;
+  qfa_isa base;
+  uint32_t needs;  // besides what the base needs
 } kInstructionSets[] = {
-    {QFA_ISA_SCALAR, "scalar", 0},
-    {QFA_ISA_AVX2, "avx2", kFeatureAvx2},
-    {QFA_ISA_AVX512VNNI, "avx512vnni", kFeatureAvx2 | kFeatureAvx512Vnni},
-    {QFA_ISA_AMXINT8, "amxint8", kFeatureAvx2 | kFeatureAvx512Vnni | kFeatureAmxInt8},
+    {QFA_ISA_SCALAR, "scalar", QFA_ISA_AUTO, 0},
+    {QFA_ISA_AVX2, "avx2", QFA_ISA_SCALAR, kFeatureAvx2},
+    {QFA_ISA_AVXVNNI, "avxvnni", QFA_ISA_AVX2, kFeatureAvxVnni},
+    {QFA_ISA_AVX512VNNI, "avx512vnni", QFA_ISA_AVX2, kFeatureAvx512Vnni},
+    {QFA_ISA_AVX512BF16, "avx512bf16", QFA_ISA_AVX512VNNI, kFeatureAvx512Bf16},
+    {QFA_ISA_AMXINT8, "amxint8", QFA_ISA_AVX512BF16, kFeatureAmx},
+    {QFA_ISA_NEONDOT, "neondot", QFA_ISA_SCALAR, kFeatureNeonDot},
+    {QFA_ISA_NEONI8MM, "neoni8mm", QFA_ISA_NEONDOT, kFeatureNeonI8mm},
 };
 
 }  // namespace
@@ -107,7 +143,17 @@ uint32_t supported_features() {
 
 bool is_isa_supported(qfa_isa isa, uint32_t features) {
   for (const auto& set : kInstructionSets) {
-    if (set.isa == isa) return (features & set.needs) == set.needs;
+    if (set.isa != isa) continue;
+    const bool has_own = (features & set.needs) == set.needs;
+    return has_own && (set.base == QFA_ISA_AUTO || is_isa_supported(set.base, features));
+  }
+  return false;
+}
+
+bool includes(qfa_isa isa, qfa_isa part) {
+  if (isa == part) return true;
+  for (const auto& set : kInstructionSets) {
+    if (set.isa == isa) return set.base != QFA_ISA_AUTO && includes(set.base, part);
   }
   return false;
 }

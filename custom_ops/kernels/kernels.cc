@@ -1,16 +1,14 @@
 #include "kernels/kernels.h"
 
+#include "kernels/arch.h"
+
 namespace qfa {
 
 Kernels kernels_for(qfa_isa isa) {
   Kernels chosen = {};
-  constexpr qfa_isa scalar = QFA_ISA_SCALAR;
-  [[maybe_unused]] constexpr qfa_isa avx2 = QFA_ISA_AVX2;
-  [[maybe_unused]] constexpr qfa_isa avx512vnni = QFA_ISA_AVX512VNNI;
-  [[maybe_unused]] constexpr qfa_isa amxint8 = QFA_ISA_AMXINT8;
-  // The lines rise, so the last one that fits wins.
+  // A set stands below those that stand on it, so the last line that fits wins.
 #define QFA_KERNEL(kind, set) \
-  if (set <= isa) chosen.kind = kind##_##set;
+  if (includes(isa, sets::set)) chosen.kind = kind##_##set;
 #include "kernels/kernels.inc"
 #undef QFA_KERNEL
   return chosen;

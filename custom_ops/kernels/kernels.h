@@ -35,6 +35,12 @@ struct RowCodes {
   int32_t sum;  // of all codes
 };
 
+// BlockSum, the order in which the weights of a block are added, the same whether lanes are queries
+// or keys: part[i] for i in 0..15 takes keys i, 16 + i, 32 + i and 48 + i in this order, starting
+// from 0, by fma; then column[q] = (part[4q] + part[4q + 1]) + (part[4q + 2] + part[4q + 3]), and
+// the sum is (column[0] + column[1]) + (column[2] + column[3]). In float32 weights are added, not
+// fma'd.
+
 // One block of up to 64 keys against one block of query lanes. `keys` is a multiple of 16.
 struct SoftmaxBlock {
   int keys;
@@ -131,7 +137,7 @@ using cap_scores_fn = void(const CapBlock& block);
 // t = float(score + correction) * query_scale; u = fma(t, key_scale, value_log2);
 // with bias u = fma(bias, log2(e), u); masked entries are then replaced by -inf.
 // m = max of u; y = exp2(u - m), 0 below 2^-126; weight = low byte of fma(y, 255, 2^23);
-// block_sum = fma(y, value_inverse, block_sum) in key order; M' = max(M, m);
+// block_sum = BlockSum of y * value_inverse; M' = max(M, m);
 // keep = exp2(M - M'), gain = exp2(m - M'); sum = fma(sum, keep, gain * block_sum).
 // Where M' is -inf both exponents are taken against 0 instead.
 using softmax_fn = void(const SoftmaxBlock& block);
@@ -149,14 +155,85 @@ using float_scores_fn = void(const float* keys, int64_t channels, const float* q
 
 // u = score * query_scale; with a cap u = cap * tanh(u * inverse); u += spoil; with bias
 // u = fma(bias, log2(e), u); masked entries are then replaced by -inf. m = max of u, M' = max(M,
-// m); weight = exp2(u - M'), keep = exp2(M - M'); sum = fma(sum, keep, the weights added in key
-// order). Where M' is -inf both exponents are taken against 0 instead.
+// m); weight = exp2(u - M'), keep = exp2(M - M'); sum = fma(sum, keep, BlockSum of the
+// weights). Where M' is -inf both exponents are taken against 0 instead.
 using float_softmax_fn = void(const FloatBlock& block);
 
 // output[c][lane] = fma(output[c][lane], keep[lane], p), where p is the sum over keys of
 // values[key][c] * weights[key][lane], by fma in this order. channels is a multiple of 16.
 using float_accumulate_fn = void(const float* values, int64_t channels, const float* weights,
                                  int key_count, const float* keep, int vectors, float* output);
+
+// Where only a few queries read a block of keys, lanes are keys or channels instead: each row of K
+// and V is then read once, as it lies in memory. These kernels compute the same bits as those with
+// a query in each lane.
+inline constexpr int kMostFew = 8;
+
+// scores[q][j] = sum over c < width of keys[j][c] * queries[q][c], exact. scores has rows of 64;
+// width is a multiple of 64, rows of queries are `width` long, key_count is a multiple of 16.
+using few_scores_fn = void(const int8_t* keys, int64_t key_stride, int64_t width,
+                           const int8_t* queries, int query_count, int key_count, int32_t* scores);
+
+// One block of keys against a few queries. Scores are products of signed codes: no correction.
+struct FewBlock {
+  int keys;                    // a multiple of 16
+  int queries;                 // at most kMostFew
+  const int32_t* scores;       // [queries][64]
+  const float* query_scale;    // [queries], as in SoftmaxBlock, as are the following
+  const float* key_scale;      // [keys]
+  const float* value_log2;     // [keys]
+  const float* value_inverse;  // [keys]
+  const int32_t* limits;       // null, or [queries]
+  const float* bias;           // null, or [queries][64]
+  uint8_t* weights;            // [queries][64] out, zero beyond `keys`
+  float* running_max;          // [queries], as are the following
+  float* running_sum;
+  float* keep;
+  float* gain;
+};
+
+// As softmax_fn, for each query of the block.
+using few_softmax_fn = void(const FewBlock& block);
+
+// output[q][c] = fma(gain[q], float(p), output[q][c] * keep[q]), where p is the exact sum over keys
+// of values[key][c] * weights[q][key]. channels, the length of the rows of output, is a multiple of
+// 64; all 64 rows of values can be read, and weights are zero where there is no key.
+using few_accumulate_fn = void(const int8_t* values, int64_t value_stride, int64_t channels,
+                               const uint8_t* weights, int query_count, const float* keep,
+                               const float* gain, float* output);
+
+// scores[q][j] = sum over channels of keys[j][c] * queries[q][c], by fma in this order, as
+// float_scores_fn. Rows of keys and of queries are `channels` long, those of scores 64.
+using few_float_scores_fn = void(const float* keys, int64_t channels, const float* queries,
+                                 int query_count, int key_count, float* scores);
+
+// A block in float32 against a few queries; see FloatBlock.
+struct FewFloatBlock {
+  int keys;
+  int queries;
+  float* scores;          // [queries][64] in: products; out: weights
+  float query_scale;      // of every query
+  const float* spoil;     // [keys]
+  const int32_t* limits;  // null, or [queries]
+  const float* bias;      // null, or [queries][64]
+  float* running_max;     // [queries], as are the following
+  float* running_sum;
+  float* keep;
+};
+
+// As float_softmax_fn without a cap, for each query of the block.
+using few_float_softmax_fn = void(const FewFloatBlock& block);
+
+// output[q][c] = fma(output[q][c], keep[q], p), where p is the sum over keys of values[key][c] *
+// weights[q][key], by fma in this order. channels, the length of rows, is a multiple of 16.
+using few_float_accumulate_fn = void(const float* values, int64_t channels, const float* weights,
+                                     int query_count, int key_count, const float* keep,
+                                     float* output);
+
+// What softmax needs of the scales of values: log2[j] is log2 of scale[j] (see
+// kernels/log2.h), inverse[j] = 1 / scale[j]. A scale of 0 counts as kScaleOfZeroValue; one that is
+// not a number, or below 0, gives NaN and 1. count is a multiple of 16; scale may be unaligned.
+using value_scales_fn = void(const void* scale, int count, float* log2, float* inverse);
 
 // rows[lane][c] = output[c][lane] * factor[lane] + 0, so that no zero is negative.
 using finish_rows_fn = void(const float* output, int64_t channels, const float* factor, int vectors,
@@ -171,6 +248,10 @@ using begin_work_fn = void();
 using end_work_fn = void();
 
 inline constexpr float kSmallestScale = 0x1p-100f;
+
+// A value row of zeros may have any scale, and it must be a small one: scales of values are part of
+// the weights, so a large one would take the steps of all other weights of its block.
+inline constexpr float kScaleOfZeroValue = 0x1p-60f;
 
 #define QFA_FOR_EACH_KERNEL_KIND(X) \
   X(load_float_row)                 \
@@ -187,6 +268,13 @@ inline constexpr float kSmallestScale = 0x1p-100f;
   X(float_scores)                   \
   X(float_softmax)                  \
   X(float_accumulate)               \
+  X(few_scores)                     \
+  X(few_softmax)                    \
+  X(few_accumulate)                 \
+  X(few_float_scores)               \
+  X(few_float_softmax)              \
+  X(few_float_accumulate)           \
+  X(value_scales)                   \
   X(finish_rows)                    \
   X(store_half_row)                 \
   X(store_bfloat_row)               \

@@ -211,7 +211,7 @@ void on_illegal_instruction(int, siginfo_t*, void* raw) {
 
 bool amx_available() {
   if (is_isa_supported(QFA_ISA_AMXINT8)) return true;
-  if (!is_isa_supported(QFA_ISA_AVX512VNNI)) return false;
+  if (!is_isa_supported(QFA_ISA_AVX512BF16)) return false;
   if (!installed) {
     struct sigaction action;
     memset(&action, 0, sizeof(action));

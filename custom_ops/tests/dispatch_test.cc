@@ -11,20 +11,46 @@ namespace qfa::test {
 namespace {
 
 QFA_TEST(best_set_for_given_features) {
+  constexpr uint32_t avx512 = kFeatureAvx2 | kFeatureAvx512Vnni;
   CHECK(best_isa(0) == QFA_ISA_SCALAR);
   CHECK(best_isa(kFeatureAvx2) == QFA_ISA_AVX2);
-  CHECK(best_isa(kFeatureAvx2 | kFeatureAvx512Vnni) == QFA_ISA_AVX512VNNI);
-  CHECK(best_isa(kFeatureAvx2 | kFeatureAvx512Vnni | kFeatureAmxInt8) == QFA_ISA_AMXINT8);
+  CHECK(best_isa(kFeatureAvx2 | kFeatureAvxVnni) == QFA_ISA_AVXVNNI);
+  CHECK(best_isa(avx512) == QFA_ISA_AVX512VNNI);
+  CHECK(best_isa(avx512 | kFeatureAvxVnni) == QFA_ISA_AVX512VNNI);
+  CHECK(best_isa(avx512 | kFeatureAvx512Bf16) == QFA_ISA_AVX512BF16);
+  CHECK(best_isa(avx512 | kFeatureAvx512Bf16 | kFeatureAmx) == QFA_ISA_AMXINT8);
+  CHECK(best_isa(kFeatureNeonDot) == QFA_ISA_NEONDOT);
+  CHECK(best_isa(kFeatureNeonDot | kFeatureNeonI8mm) == QFA_ISA_NEONI8MM);
   // A hypervisor may hide any feature: what remains must still be complete.
   CHECK(best_isa(kFeatureAvx512Vnni) == QFA_ISA_SCALAR);
-  CHECK(best_isa(kFeatureAvx2 | kFeatureAmxInt8) == QFA_ISA_AVX2);
-  CHECK(!is_isa_supported(QFA_ISA_AMXINT8, kFeatureAvx2 | kFeatureAvx512Vnni));
+  CHECK(best_isa(kFeatureAvxVnni) == QFA_ISA_SCALAR);
+  CHECK(best_isa(kFeatureNeonI8mm) == QFA_ISA_SCALAR);
+  CHECK(best_isa(kFeatureAvx2 | kFeatureAmx) == QFA_ISA_AVX2);
+  CHECK(best_isa(avx512 | kFeatureAmx) == QFA_ISA_AVX512VNNI);
+  CHECK(!is_isa_supported(QFA_ISA_AMXINT8, avx512 | kFeatureAmx));
   CHECK(!is_isa_supported(static_cast<qfa_isa>(99), ~0u));
   CHECK(is_isa_supported(QFA_ISA_SCALAR, 0));
 }
 
+// Whatever is masked, the chosen set needs nothing beyond what is there.
+QFA_TEST(no_combination_of_features_chooses_too_much) {
+  for (uint32_t features = 0; features < 1u << 7; ++features) {
+    const qfa_isa best = best_isa(features);
+    for (const qfa_isa isa : kInstructionSetOrder) {
+      if (includes(best, isa)) CHECK(is_isa_supported(isa, features));
+    }
+  }
+}
+
+QFA_TEST(sets_stand_on_sets) {
+  CHECK(includes(QFA_ISA_AMXINT8, QFA_ISA_AVX512VNNI) && includes(QFA_ISA_AMXINT8, QFA_ISA_SCALAR));
+  // Processors with AVX-512 VNNI need not have AVX-VNNI.
+  CHECK(!includes(QFA_ISA_AVX512VNNI, QFA_ISA_AVXVNNI));
+  CHECK(!includes(QFA_ISA_NEONI8MM, QFA_ISA_AVX2) && !includes(QFA_ISA_AVX2, QFA_ISA_NEONDOT));
+}
+
 QFA_TEST(names_round_trip) {
-  for (const qfa_isa isa : {QFA_ISA_SCALAR, QFA_ISA_AVX2, QFA_ISA_AVX512VNNI, QFA_ISA_AMXINT8}) {
+  for (const qfa_isa isa : kInstructionSetOrder) {
     CHECK(isa_from_name(qfa_isa_name(isa)) == isa);
   }
   CHECK(qfa_isa_name(QFA_ISA_AUTO) == nullptr);
@@ -33,8 +59,8 @@ QFA_TEST(names_round_trip) {
 }
 
 QFA_TEST(every_set_has_every_kind) {
-  for (int isa = QFA_ISA_SCALAR; isa <= QFA_ISA_AMXINT8; ++isa) {
-    const Kernels kernels = kernels_for(static_cast<qfa_isa>(isa));
+  for (const qfa_isa isa : kInstructionSetOrder) {
+    const Kernels kernels = kernels_for(isa);
 #define QFA_PRESENT(kind) CHECK(kernels.kind != nullptr);
     QFA_FOR_EACH_KERNEL_KIND(QFA_PRESENT)
 #undef QFA_PRESENT
@@ -67,8 +93,7 @@ QFA_TEST(environment_chooses) {
     const Environment empty("");
     CHECK(qfa_default_isa(&isa, nullptr) == QFA_OK && isa == best_isa());
   }
-  for (int wanted = QFA_ISA_SCALAR; wanted <= QFA_ISA_AMXINT8; ++wanted) {
-    const qfa_isa set = static_cast<qfa_isa>(wanted);
+  for (const qfa_isa set : kInstructionSetOrder) {
     const Environment named(qfa_isa_name(set));
     const char* message = "";
     const qfa_status status = qfa_default_isa(&isa, &message);
@@ -99,7 +124,7 @@ QFA_TEST(unusable_sets_are_refused_not_tried) {
   const Problem p = Problem::random({1, 1, 1, 2, 3, 8, 8}, 1);
   std::vector<float> output(16);
   const qfa_attention a = p.request(output.data());
-  for (const int wanted : {2, 3, 4, 5, 99, -1}) {
+  for (const int wanted : {2, 3, 4, 5, 6, 7, 8, 9, 99, -1}) {
     const qfa_isa isa = static_cast<qfa_isa>(wanted);
     const qfa_status status = qfa_attention_run(&a, isa, nullptr, nullptr, nullptr);
     CHECK(status == (qfa_isa_usable(isa) != 0 ? QFA_OK : QFA_UNSUPPORTED_ISA));

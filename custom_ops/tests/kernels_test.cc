@@ -11,6 +11,7 @@
 #include "amx_emulator.h"
 #include "check.h"
 #include "guarded.h"
+#include "kernels/arch.h"
 #include "problem.h"
 #include "softmax_buffers.h"
 
@@ -437,6 +438,238 @@ void test_kernel_softmax(softmax_fn* kernel, const char* name) {
 void test_kernel_begin_work(begin_work_fn*, const char*) {}
 void test_kernel_end_work(end_work_fn*, const char*) {}
 
+void fill_floats(Random& random, Guarded& buffer, float scale) {
+  for (size_t i = 0; i < buffer.size() / 4; ++i) buffer.as<float>()[i] = random.normal() * scale;
+}
+
+void test_kernel_few_scores(few_scores_fn* kernel, const char* name) {
+  Random random(31);
+  for (const int64_t width : {64, 128, 192, 256, 1024}) {
+    for (const int queries : {1, 2, 3, 4, 5, 7, 8}) {
+      for (const int keys : {16, 48, 64}) {
+        const bool extremes = random.below(2) != 0;
+        Guarded key(static_cast<size_t>(keys * width)), query(static_cast<size_t>(queries * width));
+        Guarded got(static_cast<size_t>(queries * kKeyBlock) * 4), expected(got.size());
+        fill_bytes(random, key, extremes);
+        fill_bytes(random, query, extremes);
+        memset(got.data(), 0, got.size());
+        memset(expected.data(), 0, got.size());
+        kernel(key.as<int8_t>(), width, width, query.as<int8_t>(), queries, keys,
+               got.as<int32_t>());
+        few_scores_scalar(key.as<int8_t>(), width, width, query.as<int8_t>(), queries, keys,
+                          expected.as<int32_t>());
+        bool equal = true;
+        for (int q = 0; q < queries; ++q) {
+          const size_t row = static_cast<size_t>(q * kKeyBlock) * 4;
+          equal &= memcmp(got.data() + row, expected.data() + row, size_t(keys) * 4) == 0;
+        }
+        CHECK_THAT(equal, "%s width %d queries %d keys %d", name, int(width), queries, keys);
+      }
+    }
+  }
+}
+
+// Everything a few queries have: inputs at random, some masked, some not numbers.
+struct FewBuffers {
+  FewBuffers(Random& random, int query_count, int key_count, int kind)
+      : queries(query_count), keys(key_count) {
+    for (float& x : query_scale) x = random.normal() * 1e-3f;
+    for (float& x : key_scale) x = fabsf(random.normal());
+    for (int j = 0; j < kKeyBlock; ++j) {
+      const float scale = fabsf(random.normal()) + 1e-3f;
+      value_scales_scalar(&scale, 1, value_log2 + j, value_inverse + j);
+      spoil[j] = kind == 3 && j == 5 ? NAN : 0.0f;
+    }
+    for (int i = 0; i < kMostFew * kKeyBlock; ++i) {
+      scores[i] = static_cast<int32_t>(random.below(400000)) - 200000;
+      float_scores[i] = random.normal();
+      bias[i] = random.below(4) == 0 ? -INFINITY : random.normal();
+      if (kind == 2) bias[i] = -INFINITY;
+    }
+    for (int q = 0; q < kMostFew; ++q) {
+      limits[q] = static_cast<int32_t>(random.below(kKeyBlock + 1));
+      running_max[q] = random.below(3) == 0 ? -INFINITY : random.normal();
+      running_sum[q] = running_max[q] == -INFINITY ? 0.0f : fabsf(random.normal());
+    }
+    if (kind == 3) query_scale[0] = NAN;
+    has_bias = kind != 0;
+    has_limits = kind != 1;
+  }
+
+  FewBlock block() {
+    return {keys,
+            queries,
+            scores,
+            query_scale,
+            key_scale,
+            value_log2,
+            value_inverse,
+            has_limits ? limits : nullptr,
+            has_bias ? bias : nullptr,
+            weights,
+            running_max,
+            running_sum,
+            keep,
+            gain};
+  }
+  FewFloatBlock float_block() {
+    return {keys,
+            queries,
+            float_scores,
+            0.3f,
+            spoil,
+            has_limits ? limits : nullptr,
+            has_bias ? bias : nullptr,
+            running_max,
+            running_sum,
+            keep};
+  }
+
+  int queries, keys;
+  bool has_bias = false, has_limits = false;
+  int32_t scores[kMostFew * kKeyBlock], limits[kMostFew];
+  float float_scores[kMostFew * kKeyBlock], bias[kMostFew * kKeyBlock];
+  float query_scale[kMostFew], key_scale[kKeyBlock], value_log2[kKeyBlock];
+  float value_inverse[kKeyBlock], spoil[kKeyBlock];
+  float running_max[kMostFew], running_sum[kMostFew], keep[kMostFew] = {}, gain[kMostFew] = {};
+  uint8_t weights[kMostFew * kKeyBlock] = {};
+};
+
+void test_kernel_few_softmax(few_softmax_fn* kernel, const char* name) {
+  Random random(32);
+  for (int round = 0; round < 400; ++round) {
+    const int queries = 1 + static_cast<int>(random.below(8));
+    const int keys = 16 * (1 + static_cast<int>(random.below(4)));
+    FewBuffers got(random, queries, keys, round % 4), expected = got;
+    kernel(got.block());
+    few_softmax_scalar(expected.block());
+    bool equal = equal_floats(got.running_max, expected.running_max, queries) &&
+                 equal_floats(got.running_sum, expected.running_sum, queries) &&
+                 equal_floats(got.keep, expected.keep, queries) &&
+                 equal_floats(got.gain, expected.gain, queries);
+    for (int q = 0; q < queries; ++q) {
+      if (isnan(expected.running_sum[q])) continue;  // its weights are of no consequence
+      equal &= memcmp(got.weights + q * kKeyBlock, expected.weights + q * kKeyBlock, 64) == 0;
+    }
+    CHECK_THAT(equal, "%s queries %d keys %d kind %d", name, queries, keys, round % 4);
+  }
+}
+
+void test_kernel_few_float_softmax(few_float_softmax_fn* kernel, const char* name) {
+  Random random(33);
+  for (int round = 0; round < 400; ++round) {
+    const int queries = 1 + static_cast<int>(random.below(8));
+    const int keys = 16 * (1 + static_cast<int>(random.below(4)));
+    FewBuffers got(random, queries, keys, round % 4), expected = got;
+    kernel(got.float_block());
+    few_float_softmax_scalar(expected.float_block());
+    bool equal = equal_floats(got.running_max, expected.running_max, queries) &&
+                 equal_floats(got.running_sum, expected.running_sum, queries) &&
+                 equal_floats(got.keep, expected.keep, queries);
+    for (int q = 0; q < queries; ++q) {
+      const int row = q * kKeyBlock;
+      equal &= equal_floats(got.float_scores + row, expected.float_scores + row, keys);
+    }
+    CHECK_THAT(equal, "%s queries %d keys %d kind %d", name, queries, keys, round % 4);
+  }
+}
+
+void test_kernel_few_accumulate(few_accumulate_fn* kernel, const char* name) {
+  Random random(34);
+  for (const int64_t channels : {64, 128, 192, 320}) {
+    for (const int queries : {1, 2, 3, 4, 5, 7, 8}) {
+      const bool extremes = random.below(2) != 0;
+      Guarded values(static_cast<size_t>(kKeyBlock * channels));
+      Guarded weights(static_cast<size_t>(queries * kKeyBlock));
+      Guarded keep(size_t(queries) * 4), gain(keep.size());
+      Guarded got(static_cast<size_t>(queries * channels) * 4), expected(got.size());
+      fill_bytes(random, values, extremes);
+      fill_bytes(random, weights, false);
+      if (extremes) memset(weights.data(), 255, weights.size());
+      fill_floats(random, keep, 1.0f);
+      fill_floats(random, gain, 1.0f);
+      fill_floats(random, got, 1e4f);
+      memcpy(expected.data(), got.data(), got.size());
+      kernel(values.as<int8_t>(), channels, channels, weights.as<uint8_t>(), queries,
+             keep.as<float>(), gain.as<float>(), got.as<float>());
+      few_accumulate_scalar(values.as<int8_t>(), channels, channels, weights.as<uint8_t>(), queries,
+                            keep.as<float>(), gain.as<float>(), expected.as<float>());
+      CHECK_THAT(equal_floats(got.as<float>(), expected.as<float>(), queries * channels),
+                 "%s channels %d queries %d", name, int(channels), queries);
+    }
+  }
+}
+
+void test_kernel_few_float_scores(few_float_scores_fn* kernel, const char* name) {
+  Random random(35);
+  for (const int64_t channels : {1, 8, 17, 40, 64, 80, 128, 256}) {
+    for (const int queries : {1, 2, 3, 4, 5, 7, 8}) {
+      for (const int keys : {16, 48, 64}) {
+        Guarded key(static_cast<size_t>(keys * channels) * 4);
+        Guarded query(static_cast<size_t>(queries * channels) * 4);
+        Guarded got(static_cast<size_t>(queries * kKeyBlock) * 4), expected(got.size());
+        fill_floats(random, key, 1.0f);
+        fill_floats(random, query, 1.0f);
+        kernel(key.as<float>(), channels, query.as<float>(), queries, keys, got.as<float>());
+        few_float_scores_scalar(key.as<float>(), channels, query.as<float>(), queries, keys,
+                                expected.as<float>());
+        bool equal = true;
+        for (int q = 0; q < queries; ++q) {
+          const int row = q * kKeyBlock;
+          equal &= equal_floats(got.as<float>() + row, expected.as<float>() + row, keys);
+        }
+        CHECK_THAT(equal, "%s channels %d queries %d keys %d", name, int(channels), queries, keys);
+      }
+    }
+  }
+}
+
+void test_kernel_few_float_accumulate(few_float_accumulate_fn* kernel, const char* name) {
+  Random random(36);
+  for (const int64_t channels : {16, 48, 64, 80, 128, 256}) {
+    for (const int queries : {1, 2, 3, 4, 5, 7, 8}) {
+      for (const int keys : {16, 48, 64}) {
+        Guarded values(static_cast<size_t>(keys * channels) * 4);
+        Guarded weights(static_cast<size_t>(queries * kKeyBlock) * 4);
+        Guarded keep(size_t(queries) * 4);
+        Guarded got(static_cast<size_t>(queries * channels) * 4), expected(got.size());
+        fill_floats(random, values, 1.0f);
+        fill_floats(random, weights, 1.0f);
+        fill_floats(random, keep, 1.0f);
+        fill_floats(random, got, 1.0f);
+        memcpy(expected.data(), got.data(), got.size());
+        kernel(values.as<float>(), channels, weights.as<float>(), queries, keys, keep.as<float>(),
+               got.as<float>());
+        few_float_accumulate_scalar(values.as<float>(), channels, weights.as<float>(), queries,
+                                    keys, keep.as<float>(), expected.as<float>());
+        CHECK_THAT(equal_floats(got.as<float>(), expected.as<float>(), queries * channels),
+                   "%s channels %d queries %d keys %d", name, int(channels), queries, keys);
+      }
+    }
+  }
+}
+
+void test_kernel_value_scales(value_scales_fn* kernel, const char* name) {
+  Random random(37);
+  for (const int count : {16, 32, 64}) {
+    Guarded scales(static_cast<size_t>(count) * 4 + 1), log2(static_cast<size_t>(count) * 4);
+    Guarded inverse(log2.size()), log2_expected(log2.size()), inverse_expected(log2.size());
+    for (int round = 0; round < 200; ++round) {
+      for (int j = 0; j < count; ++j) {
+        uint32_t bits = random.bits();
+        if (round < 2) bits = round == 0 ? 0u : 0x80000000u;
+        memcpy(scales.data() + 1 + 4 * j, &bits, 4);
+      }
+      kernel(scales.data() + 1, count, log2.as<float>(), inverse.as<float>());
+      value_scales_scalar(scales.data() + 1, count, log2_expected.as<float>(),
+                          inverse_expected.as<float>());
+      CHECK_THAT(equal_floats(log2.as<float>(), log2_expected.as<float>(), count) &&
+                     equal_floats(inverse.as<float>(), inverse_expected.as<float>(), count),
+                 "%s count %d", name, count);
+    }
+  }
+}
+
 bool can_run(qfa_isa isa) {
   for (const qfa_isa testable : testable_isas()) {
     if (testable == isa) return true;
@@ -445,14 +678,10 @@ bool can_run(qfa_isa isa) {
 }
 
 QFA_TEST(every_kernel_equals_the_scalar_one) {
-  [[maybe_unused]] constexpr qfa_isa scalar = QFA_ISA_SCALAR;
-  [[maybe_unused]] constexpr qfa_isa avx2 = QFA_ISA_AVX2;
-  [[maybe_unused]] constexpr qfa_isa avx512vnni = QFA_ISA_AVX512VNNI;
-  [[maybe_unused]] constexpr qfa_isa amxint8 = QFA_ISA_AMXINT8;
   int tested = 0, left_out = 0;
 #define QFA_KERNEL(kind, isa)                         \
-  if (can_run(isa)) {                                 \
-    const Kernels kernels = kernels_for(isa);         \
+  if (can_run(sets::isa)) {                           \
+    const Kernels kernels = kernels_for(sets::isa);   \
     CHECK(kernels.kind == kind##_##isa);              \
     kernels.begin_work();                             \
     test_kernel_##kind(kind##_##isa, #kind "_" #isa); \

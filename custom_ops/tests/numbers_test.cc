@@ -2,9 +2,9 @@
 #include <math.h>
 #include <string.h>
 
-#include "attention/log2.h"
 #include "check.h"
 #include "kernels/kernels.h"
+#include "kernels/log2.h"
 #include "kernels/reference/half.h"
 #include "problem.h"
 

@@ -6,6 +6,7 @@
 #include "amx_emulator.h"
 #include "attention/run.h"
 #include "check.h"
+#include "kernels/arch.h"
 #include "kernels/kernels.h"
 
 namespace qfa::test {
@@ -309,10 +310,10 @@ bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
 
 std::vector<qfa_isa> testable_isas() {
   std::vector<qfa_isa> isas;
-  for (const qfa_isa isa : {QFA_ISA_SCALAR, QFA_ISA_AVX2, QFA_ISA_AVX512VNNI}) {
-    if (qfa_isa_usable(isa) != 0) isas.push_back(isa);
+  for (const qfa_isa isa : kInstructionSetOrder) {
+    const bool emulated = isa == QFA_ISA_AMXINT8 && amx_available();
+    if (emulated || qfa_isa_usable(isa) != 0) isas.push_back(isa);
   }
-  if (amx_available()) isas.push_back(QFA_ISA_AMXINT8);
   return isas;
 }
 

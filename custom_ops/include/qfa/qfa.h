@@ -32,11 +32,18 @@ extern "C" {
 #endif
 
 /* Raised whenever a field or a function is added; fields are only ever appended. */
-#define QFA_ABI_VERSION 2
+#define QFA_ABI_VERSION 3
 
 /* Keys that share one maximum when P is quantized. Part of the numeric contract: one value on every
  * CPU. */
 #define QFA_KEY_BLOCK 64
+
+/* Keys whose blocks are joined one after the other before they meet those of other chunks: what
+ * lets threads share one long sequence. Part of the numeric contract, too. */
+#define QFA_KEY_CHUNK 1024
+
+/* Tokens that share the scales of one channel in a 4-bit key cache. */
+#define QFA_INT4_KEY_GROUP 32
 
 typedef QFA_ENUM(qfa_status) {
   QFA_OK = 0,
@@ -58,8 +65,21 @@ typedef QFA_ENUM(qfa_isa) {
   QFA_ISA_SCALAR = 1,
   QFA_ISA_AVX2 = 2,
   QFA_ISA_AVX512VNNI = 3,
-  QFA_ISA_AMXINT8 = 4
+  QFA_ISA_AMXINT8 = 4,    /* with AMX-BF16 and AVX512-BF16, which all such processors have */
+  QFA_ISA_AVXVNNI = 5,    /* AVX2 with the byte dot products of AVX-VNNI */
+  QFA_ISA_AVX512BF16 = 6, /* AVX512VNNI with bfloat16 dot products */
+  QFA_ISA_NEONDOT = 7,    /* 64-bit ARM with SDOT */
+  QFA_ISA_NEONI8MM = 8    /* and with SMMLA */
 } qfa_isa;
+
+/* What a key/value cache holds. */
+typedef QFA_ENUM(qfa_kv_format) {
+  QFA_KV_FLOAT = 0,   /* numbers of the type of key and value: past_key, present_key, ... */
+  QFA_KV_INT8 = 1,    /* symmetric codes -127..127; needs QFA_COMPUTE_INT8 */
+  QFA_KV_INT4 = 2,    /* two codes 0..15 in a byte, the even channel low; needs QFA_COMPUTE_INT8 */
+  QFA_KV_FP8E4M3 = 3, /* e4m3fn; needs QFA_COMPUTE_FLOAT */
+  QFA_KV_FP8E5M2 = 4  /* needs QFA_COMPUTE_FLOAT */
+} qfa_kv_format;
 
 typedef QFA_ENUM(qfa_rotation) {
   QFA_ROTATE_NONE = 0,
@@ -83,6 +103,29 @@ typedef struct qfa_target {
   int64_t head_stride;
   int64_t row_stride;
 } qfa_target;
+
+/* Keys or values of a quantized cache. Each array is (B, Hkv, rows, columns), columns contiguous;
+ * the other strides count elements. C: rows of the cache (P, or P + T, or the capacity).
+ *
+ *   format     codes                    scale                         zero_point
+ *   int8       int8 (C, channels)       float (C, 1), or none         none
+ *   int4 keys  uint8 (C, ceil(D / 2))   half (ceil(C / 32), D)        int8, as scale
+ *   int4 val.  uint8 (C, ceil(Dv / 2))  half (C, ceil(Dv / group))    int8, as scale
+ *   fp8        uint8 (C, channels)      float (C, 1)                  none
+ *
+ * A number is scale * code, in int4 scale * (code - zero_point). Int8 without scales takes them
+ * from k_channel_scale or v_channel_scale. An int4 key is coded when the 32 tokens of its group are
+ * there; the keys of the last, incomplete group stand in `open`, (B, Hkv, 32, D) numbers of the
+ * type of key, token t in row t % 32, and their codes and scales mean nothing. */
+typedef struct qfa_codes {
+  void* codes; /* null: absent */
+  int64_t codes_strides[3];
+  void* scale;
+  void* zero_point;
+  int64_t scale_strides[3]; /* of zero_point, too */
+  void* open;               /* keys of an int4 cache */
+  int64_t open_strides[3];
+} qfa_codes;
 
 /* A mask or bias broadcast to (B, H, S, P + T). Strides count elements; a stride of 0 broadcasts
  * that axis. */
@@ -168,6 +211,23 @@ typedef struct qfa_attention {
   qfa_tensor past_key, past_value;
   /* Where the joined keys and values are written: (B, Hkv, P + T, D), (B, Hkv, P + T, Dv). */
   qfa_target present_key, present_value;
+
+  /* Since version 3. */
+
+  /* Other than float: past keys and values are in past_keys and past_values, and what is joined
+   * goes to present_keys and present_values (absent: not wanted). The new ones, key and value, stay
+   * numbers and are coded on the way: attention sees them as the cache will hold them. */
+  qfa_kv_format kv_format;
+  qfa_codes past_keys, past_values, present_keys, present_values;
+  int64_t v_group;              /* int4: channels that share a scale of V; a multiple of 32 */
+  const float* k_channel_scale; /* int8: null, or (Hkv, D) */
+  const float* v_channel_scale; /* int8: null, or (Hkv, Dv); both or none */
+
+  /* 1: past and present are buffers of P rows, the capacity, in which batch b holds
+   * kv_length[b] - T tokens; the T new ones are put behind them, and kv_length, which is required,
+   * counts them. Key j is then row j of the buffer. Present may be the very memory of past: nothing
+   * is copied then. Any other overlap is refused. */
+  int32_t kv_shared;
 } qfa_attention;
 
 /* Computes attention. Never throws, never aborts; on failure *message (when message is not null)
@@ -186,7 +246,8 @@ QFA_EXPORT qfa_status qfa_default_isa(qfa_isa* isa, const char** message);
  * else 0. */
 QFA_EXPORT int32_t qfa_isa_usable(qfa_isa isa);
 
-/* "scalar", "avx2", "avx512vnni", "amxint8"; the value that QFA_ISA takes. Unknown: null. */
+/* "scalar", "avx2", "avxvnni", "avx512vnni", "avx512bf16", "amxint8", "neondot", "neoni8mm"; the
+ * value that QFA_ISA takes. Unknown: null. */
 QFA_EXPORT const char* qfa_isa_name(qfa_isa isa);
 
 /* The version of the package that this library was built with, as "MAJOR.MINOR.PATCH". */

@@ -59,7 +59,7 @@ template <class Vector, int span>
 QFA_INLINE void float_weights(const FloatBlock& b, int first_lane,
                               const Registers<Vector, span>& largest) {
   const Vector lowest = Vector::spread(-__builtin_inff()), zero = Vector::spread(0.0f);
-  Vector base[span], keep[span], sum[span];
+  Vector base[span], keep[span], column[4][span];
   for (int v = 0; v < span; ++v) {
     const int lane = first_lane + v * Vector::kWidth;
     const Vector before = Vector::load(b.running_max + lane);
@@ -68,24 +68,35 @@ QFA_INLINE void float_weights(const FloatBlock& b, int first_lane,
     // A lane that has seen nothing has every exponent at -inf; against 0 its weights are zero.
     base[v] = Vector::select(Vector::equal(joined, lowest), zero, joined);
     keep[v] = exp2_lanes(before - base[v]);
-    sum[v] = zero;
     joined.store(b.running_max + lane);
     keep[v].store(b.keep + lane);
   }
   const int keys = b.keys;
   float* scores = b.scores + first_lane;
+  for (int q = 0; q < 4; ++q) {
+    Vector part[4][span];
+    for (int i = 0; i < 4; ++i) {
+      for (int v = 0; v < span; ++v) part[i][v] = zero;
+    }
+    for (int j = 4 * q; j < keys; j += 16) {
 #pragma GCC unroll 4
-  for (int j = 0; j < keys; ++j) {
+      for (int i = 0; i < 4; ++i) {
+        for (int v = 0; v < span; ++v) {
+          float* score = scores + (j + i) * kLanes + v * Vector::kWidth;
+          const Vector weight = exp2_lanes(Vector::load(score) - base[v]);
+          part[i][v] = part[i][v] + weight;
+          weight.store(score);
+        }
+      }
+    }
     for (int v = 0; v < span; ++v) {
-      float* score = scores + j * kLanes + v * Vector::kWidth;
-      const Vector weight = exp2_lanes(Vector::load(score) - base[v]);
-      sum[v] = sum[v] + weight;
-      weight.store(score);
+      column[q][v] = (part[0][v] + part[1][v]) + (part[2][v] + part[3][v]);
     }
   }
   for (int v = 0; v < span; ++v) {
     float* total = b.running_sum + first_lane + v * Vector::kWidth;
-    Vector::fma(Vector::load(total), keep[v], sum[v]).store(total);
+    const Vector sum = (column[0][v] + column[1][v]) + (column[2][v] + column[3][v]);
+    Vector::fma(Vector::load(total), keep[v], sum).store(total);
   }
 }
 

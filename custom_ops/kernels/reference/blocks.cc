@@ -6,6 +6,7 @@
 
 #include "kernels/exp2.h"
 #include "kernels/kernels.h"
+#include "kernels/reference/block_sum.h"
 #include "kernels/reference/exp2.h"
 
 namespace qfa {
@@ -21,11 +22,6 @@ float exponent_of(const SoftmaxBlock& b, int key, int lane) {
   }
   const bool beyond = b.limits != nullptr && key >= b.limits[lane];
   return beyond ? -INFINITY : u;
-}
-
-uint8_t weight_code(float y) {
-  if (y != y) return 0;  // the lane is NaN whatever the code
-  return static_cast<uint8_t>(std::bit_cast<uint32_t>(fmaf(y, 255.0f, 0x1p23f)));
 }
 
 }  // namespace
@@ -74,12 +70,13 @@ void softmax_scalar(const SoftmaxBlock& b) {
     }
     // A lane that sees nothing here has every u = -inf; measured against 0 its weights are zero.
     const float reference = largest == -INFINITY ? 0.0f : largest;
-    float sum = 0.0f;
+    float part[16] = {};
     for (int j = 0; j < b.keys; ++j) {
       const float y = exp2_of_nonpositive(exponent_of(b, j, lane) - reference);
-      sum = fmaf(y, b.value_inverse[j], sum);
+      part[j % 16] = fmaf(y, b.value_inverse[j], part[j % 16]);
       b.weights[(j / 4) * kGroupBytes + lane * 4 + j % 4] = weight_code(y);
     }
+    const float sum = block_sum(part);
     const float before = b.running_max[lane];
     const float joined = largest > before ? largest : before;
     const float base = joined == -INFINITY ? 0.0f : joined;

@@ -60,21 +60,31 @@ void softmax_vector(const SoftmaxBlock& b, int first_lane) {
   const __m256 steps = _mm256_set1_ps(255.0f), shift = _mm256_set1_ps(0x1p23f);
   const float* exponents = reinterpret_cast<const float*>(b.scores + first_lane);
   uint8_t* weights = b.weights + 4 * first_lane;
-  __m256 sum = _mm256_setzero_ps();
-  for (int j = 0; j < b.keys; j += 4, weights += kGroupBytes) {
-    __m256i code[4];
-    for (int i = 0; i < 4; ++i, exponents += kLanes) {
-      const __m256 y = exp2_of_nonpositive(_mm256_sub_ps(_mm256_loadu_ps(exponents), reference));
-      sum = _mm256_fmadd_ps(y, _mm256_set1_ps(b.value_inverse[j + i]), sum);
-      code[i] = _mm256_castps_si256(_mm256_fmadd_ps(y, steps, shift));
+  __m256 column[4];
+  for (int q = 0; q < 4; ++q) {
+    __m256 part[4] = {_mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps(),
+                      _mm256_setzero_ps()};
+    for (int j = 4 * q; j < b.keys; j += 16) {
+      __m256i code[4];
+      for (int i = 0; i < 4; ++i) {
+        const __m256 u = _mm256_loadu_ps(exponents + (j + i) * kLanes);
+        const __m256 y = exp2_of_nonpositive(_mm256_sub_ps(u, reference));
+        part[i] = _mm256_fmadd_ps(y, _mm256_set1_ps(b.value_inverse[j + i]), part[i]);
+        code[i] = _mm256_castps_si256(_mm256_fmadd_ps(y, steps, shift));
+      }
+      // The code is the low byte of each lane; the bytes above it fall out of the shifts.
+      const __m256i low = _mm256_or_si256(_mm256_and_si256(code[0], _mm256_set1_epi32(0xff)),
+                                          _mm256_slli_epi32(code[1], 8));
+      const __m256i high =
+          _mm256_or_si256(_mm256_slli_epi32(code[2], 16), _mm256_slli_epi32(code[3], 24));
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(weights + j / 4 * kGroupBytes),
+                          _mm256_or_si256(low, high));
     }
-    // The code is the low byte of each lane; the bytes above it fall out of the shifts.
-    const __m256i low = _mm256_or_si256(_mm256_and_si256(code[0], _mm256_set1_epi32(0xff)),
-                                        _mm256_slli_epi32(code[1], 8));
-    const __m256i high =
-        _mm256_or_si256(_mm256_slli_epi32(code[2], 16), _mm256_slli_epi32(code[3], 24));
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(weights), _mm256_or_si256(low, high));
+    column[q] = _mm256_add_ps(_mm256_add_ps(part[0], part[1]), _mm256_add_ps(part[2], part[3]));
   }
+  const __m256 sum =
+      _mm256_add_ps(_mm256_add_ps(column[0], column[1]), _mm256_add_ps(column[2], column[3]));
+  weights += b.keys / 4 * kGroupBytes;
   for (int j = b.keys; j < kKeyBlock; j += 4, weights += kGroupBytes) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(weights), _mm256_setzero_si256());
   }

@@ -70,32 +70,48 @@ inline __attribute__((always_inline)) void weights_of(const SoftmaxBlock& b,
                                                       __m512 (&sum)[vectors]) {
   const __m512 steps = _mm512_set1_ps(255.0f), shift = _mm512_set1_ps(0x1p23f);
   const __m512i low_byte = _mm512_set1_epi32(0xff);
-  const int32_t* exponents = b.scores;
+  const auto* exponents = reinterpret_cast<const float*>(b.scores);
   const float* value_inverse = b.value_inverse;
   uint8_t* weights = b.weights;
   const int keys = b.keys;
-  for (int v = 0; v < vectors; ++v) sum[v] = _mm512_setzero_ps();
-  for (int j = 0; j < keys; j += 4, exponents += 4 * kLanes, weights += kGroupBytes) {
-    __m512i code[4][vectors];
+  const auto column_of = [&](int first, __m512(&column)[vectors]) {
+    __m512 part[4][vectors];
     for (int i = 0; i < 4; ++i) {
-      const __m512 inverse = _mm512_set1_ps(value_inverse[j + i]);
+      for (int v = 0; v < vectors; ++v) part[i][v] = _mm512_setzero_ps();
+    }
+    for (int j = first; j < keys; j += 16) {
+      __m512i code[4][vectors];
+      for (int i = 0; i < 4; ++i) {
+        const __m512 inverse = _mm512_set1_ps(value_inverse[j + i]);
+        for (int v = 0; v < vectors; ++v) {
+          const __m512 u = _mm512_loadu_ps(exponents + (j + i) * kLanes + v * kVectorLanes);
+          const __m512 y = exp2_of_nonpositive(_mm512_sub_ps(u, reference[v]));
+          part[i][v] = _mm512_fmadd_ps(y, inverse, part[i][v]);
+          code[i][v] = _mm512_castps_si512(_mm512_fmadd_ps(y, steps, shift));
+        }
+      }
+      // The code is the low byte of each lane; the bytes above it fall out of the shifts.
+      constexpr int kAndOr = 0xea, kOrOr = 0xfe;
       for (int v = 0; v < vectors; ++v) {
-        const __m512 u = _mm512_loadu_ps(exponents + i * kLanes + v * kVectorLanes);
-        const __m512 y = exp2_of_nonpositive(_mm512_sub_ps(u, reference[v]));
-        sum[v] = _mm512_fmadd_ps(y, inverse, sum[v]);
-        code[i][v] = _mm512_castps_si512(_mm512_fmadd_ps(y, steps, shift));
+        const __m512i ends = _mm512_ternarylogic_epi32(code[0][v], low_byte,
+                                                       _mm512_slli_epi32(code[3][v], 24), kAndOr);
+        const __m512i packed = _mm512_ternarylogic_epi32(ends, _mm512_slli_epi32(code[1][v], 8),
+                                                         _mm512_slli_epi32(code[2][v], 16), kOrOr);
+        _mm512_storeu_si512(weights + j / 4 * kGroupBytes + 4 * v * kVectorLanes, packed);
       }
     }
-    // The code is the low byte of each lane; the bytes above it fall out of the shifts.
-    constexpr int kAndOr = 0xea, kOrOr = 0xfe;
     for (int v = 0; v < vectors; ++v) {
-      const __m512i ends = _mm512_ternarylogic_epi32(code[0][v], low_byte,
-                                                     _mm512_slli_epi32(code[3][v], 24), kAndOr);
-      const __m512i packed = _mm512_ternarylogic_epi32(ends, _mm512_slli_epi32(code[1][v], 8),
-                                                       _mm512_slli_epi32(code[2][v], 16), kOrOr);
-      _mm512_storeu_si512(weights + 4 * v * kVectorLanes, packed);
+      column[v] = _mm512_add_ps(_mm512_add_ps(part[0][v], part[1][v]),
+                                _mm512_add_ps(part[2][v], part[3][v]));
     }
+  };
+  __m512 column[4][vectors];
+  for (int q = 0; q < 4; ++q) column_of(4 * q, column[q]);
+  for (int v = 0; v < vectors; ++v) {
+    sum[v] = _mm512_add_ps(_mm512_add_ps(column[0][v], column[1][v]),
+                           _mm512_add_ps(column[2][v], column[3][v]));
   }
+  weights += keys / 4 * kGroupBytes;
   for (int j = keys; j < kKeyBlock; j += 4, weights += kGroupBytes) {
     for (int v = 0; v < vectors; ++v) {
       _mm512_storeu_si512(weights + 4 * v * kVectorLanes, _mm512_setzero_si512());

@@ -1,7 +1,7 @@
 // Logarithm of scales in plain arithmetic: the same bits with any C library, and simple enough for
 // compilers to take several at a time.
-#ifndef QFA_ATTENTION_LOG2_H_
-#define QFA_ATTENTION_LOG2_H_
+#ifndef QFA_KERNELS_LOG2_H_
+#define QFA_KERNELS_LOG2_H_
 
 #include <stdint.h>
 
@@ -34,4 +34,4 @@ inline float log2_of_scale(float x) {
 
 }  // namespace qfa
 
-#endif  // QFA_ATTENTION_LOG2_H_
+#endif  // QFA_KERNELS_LOG2_H_
