@@ -230,6 +230,28 @@ using few_float_accumulate_fn = void(const float* values, int64_t channels, cons
                                      int query_count, int key_count, const float* keep,
                                      float* output);
 
+// Joins the keys of a chunk to those before it: M' = max(M, m); keep = exp2(M - M'), gain =
+// exp2(m - M'); sum = fma(sum, keep, gain * part_sum). Where M' is -inf both exponents are taken
+// against 0 instead.
+struct JoinBlock {
+  int vectors;            // of 16 entries, one per query
+  const float* part_max;  // m, and the sum of the chunk
+  const float* part_sum;
+  float* running_max;  // in and out
+  float* running_sum;
+  float* keep;  // out
+  float* gain;
+};
+using join_states_fn = void(const JoinBlock& block);
+
+// total[c][lane] = fma(gain[lane], part[c][lane], total[c][lane] * keep[lane]), rows of kLanes.
+using join_lanes_fn = void(const float* part, int64_t channels, const float* keep,
+                           const float* gain, int vectors, float* total);
+
+// total[q][c] = fma(gain[q], part[q][c], total[q][c] * keep[q]); channels is a multiple of 16.
+using join_rows_fn = void(const float* part, int64_t channels, int query_count, const float* keep,
+                          const float* gain, float* total);
+
 // What softmax needs of the scales of values: log2[j] is log2 of scale[j] (see
 // kernels/log2.h), inverse[j] = 1 / scale[j]. A scale of 0 counts as kScaleOfZeroValue; one that is
 // not a number, or below 0, gives NaN and 1. count is a multiple of 16; scale may be unaligned.
@@ -275,6 +297,9 @@ inline constexpr float kScaleOfZeroValue = 0x1p-60f;
   X(few_float_softmax)              \
   X(few_float_accumulate)           \
   X(value_scales)                   \
+  X(join_states)                    \
+  X(join_lanes)                     \
+  X(join_rows)                      \
   X(finish_rows)                    \
   X(store_half_row)                 \
   X(store_bfloat_row)               \

@@ -649,6 +649,64 @@ void test_kernel_few_float_accumulate(few_float_accumulate_fn* kernel, const cha
   }
 }
 
+void test_kernel_join_states(join_states_fn* kernel, const char* name) {
+  Random random(38);
+  for (int round = 0; round < 100; ++round) {
+    const int vectors = 1 + round % 2;
+    const auto state = [&] { return random.below(3) == 0 ? -INFINITY : 30.0f * random.normal(); };
+    float part_max[kLanes], part_sum[kLanes], max[2][kLanes], sum[2][kLanes];
+    float keep[2][kLanes] = {}, gain[2][kLanes] = {};
+    for (int lane = 0; lane < kLanes; ++lane) {
+      part_max[lane] = state();
+      part_sum[lane] = part_max[lane] == -INFINITY ? 0.0f : fabsf(random.normal());
+      if (random.below(8) == 0) part_sum[lane] = NAN;
+      max[0][lane] = max[1][lane] = state();
+      sum[0][lane] = sum[1][lane] = max[0][lane] == -INFINITY ? 0.0f : fabsf(random.normal());
+    }
+    kernel({vectors, part_max, part_sum, max[0], sum[0], keep[0], gain[0]});
+    join_states_scalar({vectors, part_max, part_sum, max[1], sum[1], keep[1], gain[1]});
+    CHECK_THAT(equal_floats(max[0], max[1], kLanes) && equal_floats(sum[0], sum[1], kLanes) &&
+                   equal_floats(keep[0], keep[1], kLanes) && equal_floats(gain[0], gain[1], kLanes),
+               "%s vectors %d", name, vectors);
+  }
+}
+
+void test_kernel_join_lanes(join_lanes_fn* kernel, const char* name) {
+  Random random(39);
+  for (const int64_t channels : {16, 80, 128}) {
+    for (const int vectors : {1, 2}) {
+      Guarded part(static_cast<size_t>(channels * kLanes) * 4), got(part.size());
+      Guarded expected(part.size()), keep(kLanes * 4), gain(kLanes * 4);
+      for (Guarded* each : {&part, &got, &keep, &gain}) fill_floats(random, *each, 1.0f);
+      memcpy(expected.data(), got.data(), got.size());
+      kernel(part.as<float>(), channels, keep.as<float>(), gain.as<float>(), vectors,
+             got.as<float>());
+      join_lanes_scalar(part.as<float>(), channels, keep.as<float>(), gain.as<float>(), vectors,
+                        expected.as<float>());
+      CHECK_THAT(equal_floats(got.as<float>(), expected.as<float>(), channels * kLanes),
+                 "%s channels %d vectors %d", name, int(channels), vectors);
+    }
+  }
+}
+
+void test_kernel_join_rows(join_rows_fn* kernel, const char* name) {
+  Random random(40);
+  for (const int64_t channels : {16, 80, 128}) {
+    for (const int queries : {1, 5, 8}) {
+      Guarded part(static_cast<size_t>(channels * queries) * 4), got(part.size());
+      Guarded expected(part.size()), keep(size_t(queries) * 4), gain(keep.size());
+      for (Guarded* each : {&part, &got, &keep, &gain}) fill_floats(random, *each, 1.0f);
+      memcpy(expected.data(), got.data(), got.size());
+      kernel(part.as<float>(), channels, queries, keep.as<float>(), gain.as<float>(),
+             got.as<float>());
+      join_rows_scalar(part.as<float>(), channels, queries, keep.as<float>(), gain.as<float>(),
+                       expected.as<float>());
+      CHECK_THAT(equal_floats(got.as<float>(), expected.as<float>(), channels * queries),
+                 "%s channels %d queries %d", name, int(channels), queries);
+    }
+  }
+}
+
 void test_kernel_value_scales(value_scales_fn* kernel, const char* name) {
   Random random(37);
   for (const int count : {16, 32, 64}) {

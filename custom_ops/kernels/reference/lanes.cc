@@ -2,6 +2,7 @@
 #include "kernels/lanes/cap_scores.h"
 #include "kernels/lanes/float_products.h"
 #include "kernels/lanes/float_softmax.h"
+#include "kernels/lanes/joins.h"
 
 namespace qfa {
 namespace {
@@ -60,6 +61,18 @@ void float_accumulate_scalar(const float* values, int64_t channels, const float*
   for (int lane = 0; lane < vectors * kVectorLanes; lane += 4) {
     accumulate_lanes<One, 2, 4>(values, channels, weights, key_count, keep, lane, output);
   }
+}
+
+void join_states_scalar(const JoinBlock& block) { join_state_lanes<One>(block); }
+
+void join_lanes_scalar(const float* part, int64_t channels, const float* keep, const float* gain,
+                       int vectors, float* total) {
+  join_channel_lanes<One>(part, channels, keep, gain, vectors, total);
+}
+
+void join_rows_scalar(const float* part, int64_t channels, int query_count, const float* keep,
+                      const float* gain, float* total) {
+  join_query_rows<One>(part, channels, query_count, keep, gain, total);
 }
 
 }  // namespace qfa

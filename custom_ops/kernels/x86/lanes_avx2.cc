@@ -4,6 +4,7 @@
 #include "kernels/lanes/cap_scores.h"
 #include "kernels/lanes/float_products.h"
 #include "kernels/lanes/float_softmax.h"
+#include "kernels/lanes/joins.h"
 
 namespace qfa {
 namespace {
@@ -72,6 +73,18 @@ void float_accumulate_avx2(const float* values, int64_t channels, const float* w
   for (int lane = 0; lane < vectors * kVectorLanes; lane += kVectorLanes) {
     accumulate_lanes<Eight, 4, 2>(values, channels, weights, key_count, keep, lane, output);
   }
+}
+
+void join_states_avx2(const JoinBlock& block) { join_state_lanes<Eight>(block); }
+
+void join_lanes_avx2(const float* part, int64_t channels, const float* keep, const float* gain,
+                     int vectors, float* total) {
+  join_channel_lanes<Eight>(part, channels, keep, gain, vectors, total);
+}
+
+void join_rows_avx2(const float* part, int64_t channels, int query_count, const float* keep,
+                    const float* gain, float* total) {
+  join_query_rows<Eight>(part, channels, query_count, keep, gain, total);
 }
 
 }  // namespace qfa

@@ -4,6 +4,7 @@
 #include "kernels/lanes/cap_scores.h"
 #include "kernels/lanes/float_products.h"
 #include "kernels/lanes/float_softmax.h"
+#include "kernels/lanes/joins.h"
 
 namespace qfa {
 namespace {
@@ -73,6 +74,18 @@ void float_accumulate_avx512vnni(const float* values, int64_t channels, const fl
   } else {
     accumulate_lanes<Sixteen, 8, 2>(values, channels, weights, key_count, keep, 0, output);
   }
+}
+
+void join_states_avx512vnni(const JoinBlock& block) { join_state_lanes<Sixteen>(block); }
+
+void join_lanes_avx512vnni(const float* part, int64_t channels, const float* keep,
+                           const float* gain, int vectors, float* total) {
+  join_channel_lanes<Sixteen>(part, channels, keep, gain, vectors, total);
+}
+
+void join_rows_avx512vnni(const float* part, int64_t channels, int query_count, const float* keep,
+                          const float* gain, float* total) {
+  join_query_rows<Sixteen>(part, channels, query_count, keep, gain, total);
 }
 
 }  // namespace qfa
