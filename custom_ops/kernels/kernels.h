@@ -211,12 +211,12 @@ using few_float_scores_fn = void(const float* keys, int64_t channels, const floa
 struct FewFloatBlock {
   int keys;
   int queries;
-  float* scores;          // [queries][64] in: products; out: weights
-  float query_scale;      // of every query
-  const float* spoil;     // [keys]
-  const int32_t* limits;  // null, or [queries]
-  const float* bias;      // null, or [queries][64]
-  float* running_max;     // [queries], as are the following
+  float* scores;             // [queries][64] in: products; out: weights
+  const float* query_scale;  // [queries], as in FloatBlock
+  const float* spoil;        // [keys]
+  const int32_t* limits;     // null, or [queries]
+  const float* bias;         // null, or [queries][64]
+  float* running_max;        // [queries], as are the following
   float* running_sum;
   float* keep;
 };

@@ -516,7 +516,7 @@ struct FewBuffers {
     return {keys,
             queries,
             float_scores,
-            0.3f,
+            query_scale,
             spoil,
             has_limits ? limits : nullptr,
             has_bias ? bias : nullptr,

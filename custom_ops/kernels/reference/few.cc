@@ -93,7 +93,7 @@ void few_float_softmax_scalar(const FewFloatBlock& b) {
     float* scores = b.scores + q * kKeyBlock;
     float largest = -INFINITY;
     for (int j = 0; j < b.keys; ++j) {
-      const float u = masked(scores[j] * b.query_scale + b.spoil[j], b.bias, b.limits, q, j);
+      const float u = masked(scores[j] * b.query_scale[q] + b.spoil[j], b.bias, b.limits, q, j);
       if (u > largest) largest = u;
       scores[j] = u;
     }
