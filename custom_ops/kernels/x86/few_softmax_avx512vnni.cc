@@ -163,13 +163,13 @@ void softmax_of(const FewBlock& b, int first) {
 template <Masking masking, int count>
 void float_softmax_of(const FewFloatBlock& b, int first) {
   const Masks masks = {b.keys, b.limits, b.bias};
-  const __m512 query_scale = _mm512_set1_ps(b.query_scale);
   __m512 u[count][kChunks], largest[count];
 #pragma GCC unroll 4
   for (int i = 0; i < kChunks; ++i) {
     const __m512 spoil = load_row<masking>(b.spoil, b.keys, i);
 #pragma GCC unroll 4
     for (int q = 0; q < count; ++q) {
+      const __m512 query_scale = _mm512_set1_ps(b.query_scale[first + q]);
       const __m512 score = _mm512_loadu_ps(b.scores + (first + q) * kKeyBlock + 16 * i);
       const __m512 scaled = _mm512_add_ps(_mm512_mul_ps(score, query_scale), spoil);
       u[q][i] = mask<masking>(masks, scaled, first + q, i);
