@@ -2,13 +2,12 @@
 
 #include <string.h>
 
-#include "attention/online.h"
+#include "attention/encode.h"
 #include "attention/rows.h"
 
 namespace qfa {
 namespace {
 
-constexpr float kWeightCodes = 255.0f;  // the code of a weight of 1
 alignas(64) constexpr float kZeros[kLanes] = {};
 
 // Moves the scores of a block, capped, into what softmax adds to the scores, and takes them from
@@ -26,36 +25,73 @@ void cap_scores(const Plan& plan, const Kernels& kernels, TileKind kind, Softmax
 
 }  // namespace
 
+void attend_codes(const Attending& by, const LaneCodes& codes, const KeyBlock& b, Lanes& lanes) {
+  const Plan& plan = by.plan;
+  const Kernels& kernels = by.kernels;
+  const WorkerScratch& scratch = by.scratch;
+  SoftmaxBlock block;
+  block.keys = b.keys;
+  block.vectors = b.vectors;
+  block.scores = scratch.scores;
+  block.correction = codes.correction;
+  block.query_scale = lanes.query_scale;
+  block.key_scale = codes.key_scale;
+  block.value_log2 = codes.value_log2;
+  block.value_inverse = codes.value_inverse;
+  block.limits = b.limits;
+  block.bias = b.kind == TileKind::kMixed ? scratch.tile : nullptr;
+  block.weights = scratch.weights;
+  block.running_max = lanes.chunk.max;
+  block.running_sum = lanes.chunk.sum;
+  block.keep = lanes.keep;
+  block.gain = lanes.gain;
+
+  kernels.scores(codes.keys, codes.key_stride, plan.code_groups, scratch.queries, b.keys, b.vectors,
+                 scratch.scores);
+  if (plan.request.softcap > 0.0f) cap_scores(plan, kernels, b.kind, block, scratch.tile);
+  kernels.softmax(block);
+  kernels.accumulate(codes.columns, plan.value_channels, scratch.weights, b.keys, lanes.keep,
+                     lanes.gain, b.vectors, lanes.chunk.output);
+}
+
+void encode_key_block(const Plan& plan, const Kernels& kernels, int64_t kv_head, int64_t key_block,
+                      const HeadCodes& codes, const WorkerScratch& scratch) {
+  const int64_t first = key_block * kKeyBlock;
+  const CodeRows keys =
+      take_codes(plan, kernels, key_side(plan, kv_head), key_block, false, true, plan.code_stride,
+                 scratch.row, codes.keys + first * plan.code_stride, codes.key_scale + first);
+  const CodeRows values =
+      take_codes(plan, kernels, value_side(plan, kv_head), key_block, true, true,
+                 plan.value_channels, scratch.row, scratch.codes, scratch.value_scale);
+  sum_codes(kernels, keys, plan.code_stride, codes.correction + first);
+  for (int64_t j = first; j < first + kKeyBlock; ++j) codes.correction[j] *= -128;
+  kernels.value_scales(scratch.value_scale, kKeyBlock, codes.value_log2 + first,
+                       codes.value_inverse + first);
+  kernels.transpose_codes(values.codes, values.stride, plan.value_channels,
+                          codes.values + first * plan.value_channels);
+}
+
 void attend(const Plan& plan, const Kernels& kernels, int64_t kv_head, int64_t query_block,
             const HeadCodes& codes, const WorkerScratch& scratch) {
   const QueryRows rows = query_rows(plan, kv_head, query_block);
+  const Reach reach = reach_of(plan, rows);
   Lanes lanes;
   encode_queries(plan, kernels, rows, scratch, lanes.query_scale);
-  attend_rows(plan, kernels, rows, lanes, kWeightCodes, scratch, [&](const KeyBlock& b, Lanes& l) {
-    SoftmaxBlock block;
-    block.keys = b.keys;
-    block.vectors = b.vectors;
-    block.scores = scratch.scores;
-    block.correction = codes.correction + b.first;
-    block.query_scale = l.query_scale;
-    block.key_scale = codes.key_scale + b.first;
-    block.value_log2 = codes.value_log2 + b.first;
-    block.value_inverse = codes.value_inverse + b.first;
-    block.limits = b.limits;
-    block.bias = b.kind == TileKind::kMixed ? scratch.tile : nullptr;
-    block.weights = scratch.weights;
-    block.running_max = l.running_max;
-    block.running_sum = l.running_sum;
-    block.keep = l.keep;
-    block.gain = l.gain;
-
-    kernels.scores(codes.keys + b.first * plan.code_stride, plan.code_stride, plan.code_groups,
-                   scratch.queries, b.keys, b.vectors, scratch.scores);
-    if (plan.request.softcap > 0.0f) cap_scores(plan, kernels, b.kind, block, scratch.tile);
-    kernels.softmax(block);
-    kernels.accumulate(codes.values + b.first * plan.value_channels, plan.value_channels,
-                       scratch.weights, b.keys, l.keep, l.gain, b.vectors, scratch.output);
-  });
+  const auto take_all = [&](const Attending& by) {
+    const auto take = [&](const KeyBlock& b, Lanes& l) {
+      attend_codes(
+          by,
+          {codes.keys + b.first * plan.code_stride, plan.code_stride,
+           codes.values + b.first * plan.value_channels, codes.correction + b.first,
+           codes.key_scale + b.first, codes.value_log2 + b.first, codes.value_inverse + b.first},
+          b, l);
+    };
+    take_keys(by, reach.first_chunk(), reach.end_chunk(), lanes, take, [](int64_t) {});
+  };
+  const Averaging none = {};
+  const Attending by = {plan, kernels, rows, reach, none, scratch};
+  take_all(by);
+  finish_queries(by, kWeightCodes, lanes, take_all);
 }
 
 }  // namespace qfa

@@ -1,12 +1,36 @@
-// Flash attention of one block of queries over all keys that it can see.
+// Attention on int8 codes: blocks of keys against blocks of queries.
 #ifndef QFA_ATTENTION_ATTEND_H_
 #define QFA_ATTENTION_ATTEND_H_
 
+#include "attention/online.h"
 #include "attention/plan.h"
 #include "kernels/kernels.h"
 
 namespace qfa {
 
+// A weight of 1 has this code.
+inline constexpr float kWeightCodes = 255.0f;
+
+// One block of keys and values, ready for queries in lanes.
+struct LaneCodes {
+  const int8_t* keys;  // [64] rows
+  int64_t key_stride;
+  const int8_t* columns;      // [value_channels][64]
+  const int32_t* correction;  // [64], as are the following; see SoftmaxBlock
+  const float* key_scale;
+  const float* value_log2;
+  const float* value_inverse;
+};
+
+// Takes lanes through one block, into lanes.chunk.
+void attend_codes(const Attending& by, const LaneCodes& codes, const KeyBlock& b, Lanes& lanes);
+
+// Quantizes 64 keys and values of one key/value head (of B * Hkv) into `codes`.
+void encode_key_block(const Plan& plan, const Kernels& kernels, int64_t kv_head, int64_t key_block,
+                      const HeadCodes& codes, const WorkerScratch& scratch);
+
+// Computes the output rows of one block of queries of one key/value head (of B * Hkv), whose keys
+// are encoded.
 void attend(const Plan& plan, const Kernels& kernels, int64_t kv_head, int64_t query_block,
             const HeadCodes& codes, const WorkerScratch& scratch);
 

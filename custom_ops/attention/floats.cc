@@ -5,8 +5,10 @@
 
 #include <bit>
 
-#include "attention/online.h"
+#include "attention/dtype.h"
 #include "attention/rows.h"
+#include "attention/side.h"
+#include "attention/tokens.h"
 
 namespace qfa {
 namespace {
@@ -21,74 +23,102 @@ bool all_finite(const float* row, int64_t count) {
   return greatest < kInfinity;
 }
 
-// Lanes without a row hold zeros.
-void pack_queries(const Plan& plan, const Kernels& kernels, const QueryRows& rows,
-                  const WorkerScratch& scratch) {
-  const qfa_attention& a = plan.request;
-  if (rows.count < kLanes) {
-    memset(scratch.float_queries, 0, static_cast<size_t>(a.qk_channels * kLanes) * sizeof(float));
-  }
-  for (int lane = 0; lane < rows.count; ++lane) {
-    const char* source = row_of(a.query, rows.batch, rows.head[lane], rows.query[lane]);
-    load_row(kernels, a.query.dtype, source, nullptr, a.qk_channels, scratch.row);
-    float* target = scratch.float_queries + lane;
-    for (int64_t c = 0; c < a.qk_channels; ++c) target[c * kLanes] = scratch.row[c];
+// Takes the tokens of a block from one side into rows of `stride` floats, zeros behind `channels`.
+void take_numbers(const Plan& plan, const Kernels& kernels, const Side& side, int64_t key_block,
+                  bool writes, int64_t stride, float* rows) {
+  const Tokens tokens = tokens_of(plan.request, side.batch);
+  const bool puts = writes && side.is_wanted(), copies = puts && !side.is_in_place();
+  const qfa_dtype dtype = side.fresh->dtype;
+  const size_t bytes = static_cast<size_t>(side.channels * element_size(dtype));
+  for (int64_t j = 0; j < kKeyBlock; ++j, rows += stride) {
+    const int64_t token = key_block * kKeyBlock + j;
+    const bool is_seen = token < tokens.length;
+    if (token < tokens.end && (is_seen || puts)) {
+      const bool is_new = tokens.is_new(token);
+      const char* source = is_new ? side.fresh_row(token - tokens.start) : side.past_row(token);
+      if (is_new ? puts : copies) memcpy(side.present_row(token), source, bytes);
+      if (is_seen) load_row(kernels, dtype, source, nullptr, side.channels, rows);
+    }
+    const int64_t from = is_seen ? side.channels : 0;
+    memset(rows + from, 0, static_cast<size_t>(stride - from) * sizeof(float));
   }
 }
 
 }  // namespace
 
 void widen_key_block(const Plan& plan, const Kernels& kernels, int64_t kv_head, int64_t key_block,
-                     const HeadFloats& floats) {
+                     bool writes, float*, const FloatTile& tile) {
   const qfa_attention& a = plan.request;
-  const int64_t batch = kv_head / a.kv_heads, head = kv_head % a.kv_heads;
-  for (int64_t token = key_block * kKeyBlock; token < (key_block + 1) * kKeyBlock; ++token) {
-    float* key = floats.keys + token * a.qk_channels;
-    float* value = floats.values + token * plan.value_channels;
-    floats.spoil[token] = 0.0f;
-    memset(value, 0, static_cast<size_t>(plan.value_channels) * sizeof(float));
-    if (token >= plan.keys) {
-      memset(key, 0, static_cast<size_t>(a.qk_channels) * sizeof(float));
-      continue;
-    }
-    load_row(kernels, a.key.dtype, take_key(a, batch, head, token), nullptr, a.qk_channels, key);
-    load_row(kernels, a.value.dtype, take_value(a, batch, head, token), nullptr, a.v_channels,
-             value);
+  take_numbers(plan, kernels, key_side(plan, kv_head), key_block, writes, a.qk_channels, tile.keys);
+  take_numbers(plan, kernels, value_side(plan, kv_head), key_block, writes, plan.value_channels,
+               tile.values);
+  for (int64_t j = 0; j < kKeyBlock; ++j) {
+    float* value = tile.values + j * plan.value_channels;
+    tile.spoil[j] = 0.0f;
     if (all_finite(value, a.v_channels)) continue;
     // A weight of zero would not hide it: the row is emptied, and spoils those that see its key.
     memset(value, 0, static_cast<size_t>(plan.value_channels) * sizeof(float));
-    floats.spoil[token] = NAN;
+    tile.spoil[j] = NAN;
   }
+}
+
+void attend_float_block(const Attending& by, const FloatTile& tile, const KeyBlock& b,
+                        Lanes& lanes) {
+  const Plan& plan = by.plan;
+  const Kernels& kernels = by.kernels;
+  const WorkerScratch& scratch = by.scratch;
+  const int64_t channels = plan.request.qk_channels;
+  const float* bias = b.kind == TileKind::kMixed ? scratch.tile : nullptr;
+  if (plan.few) {
+    kernels.few_float_scores(tile.keys, channels, scratch.float_queries, by.rows.count, b.keys,
+                             scratch.float_scores);
+    kernels.few_float_softmax({b.keys, by.rows.count, scratch.float_scores, lanes.query_scale,
+                               tile.spoil, b.limits, bias, lanes.chunk.max, lanes.chunk.sum,
+                               lanes.keep});
+    kernels.few_float_accumulate(tile.values, plan.value_channels, scratch.float_scores,
+                                 by.rows.count, b.keys, lanes.keep, lanes.chunk.output);
+    return;
+  }
+  FloatBlock block;
+  block.keys = b.keys;
+  block.vectors = b.vectors;
+  block.scores = scratch.float_scores;
+  block.query_scale = lanes.query_scale;
+  block.spoil = tile.spoil;
+  block.cap = plan.cap_base2;
+  block.inverse = plan.cap_inverse;
+  block.limits = b.limits;
+  block.bias = bias;
+  block.running_max = lanes.chunk.max;
+  block.running_sum = lanes.chunk.sum;
+  block.keep = lanes.keep;
+  kernels.float_scores(tile.keys, channels, scratch.float_queries, b.keys, b.vectors,
+                       scratch.float_scores);
+  kernels.float_softmax(block);
+  kernels.float_accumulate(tile.values, plan.value_channels, scratch.float_scores, b.keys,
+                           lanes.keep, b.vectors, lanes.chunk.output);
 }
 
 void attend_floats(const Plan& plan, const Kernels& kernels, int64_t kv_head, int64_t query_block,
                    const HeadFloats& floats, const WorkerScratch& scratch) {
-  const qfa_attention& a = plan.request;
   const QueryRows rows = query_rows(plan, kv_head, query_block);
+  const Reach reach = reach_of(plan, rows);
   Lanes lanes;
   for (float& scale : lanes.query_scale) scale = plan.score_factor;
-  pack_queries(plan, kernels, rows, scratch);
-  attend_rows(plan, kernels, rows, lanes, 1.0f, scratch, [&](const KeyBlock& b, Lanes& l) {
-    FloatBlock block;
-    block.keys = b.keys;
-    block.vectors = b.vectors;
-    block.scores = scratch.float_scores;
-    block.query_scale = l.query_scale;
-    block.spoil = floats.spoil + b.first;
-    block.cap = plan.cap_base2;
-    block.inverse = plan.cap_inverse;
-    block.limits = b.limits;
-    block.bias = b.kind == TileKind::kMixed ? scratch.tile : nullptr;
-    block.running_max = l.running_max;
-    block.running_sum = l.running_sum;
-    block.keep = l.keep;
-
-    kernels.float_scores(floats.keys + b.first * a.qk_channels, a.qk_channels,
-                         scratch.float_queries, b.keys, b.vectors, scratch.float_scores);
-    kernels.float_softmax(block);
-    kernels.float_accumulate(floats.values + b.first * plan.value_channels, plan.value_channels,
-                             scratch.float_scores, b.keys, l.keep, b.vectors, scratch.output);
-  });
+  widen_queries(plan, kernels, rows, scratch);
+  const auto take_all = [&](const Attending& by) {
+    const auto take = [&](const KeyBlock& b, Lanes& l) {
+      attend_float_block(by,
+                         {floats.keys + b.first * plan.request.qk_channels,
+                          floats.values + b.first * plan.value_channels, floats.spoil + b.first},
+                         b, l);
+    };
+    take_keys(by, reach.first_chunk(), reach.end_chunk(), lanes, take, [](int64_t) {});
+  };
+  const Averaging none = {};
+  const Attending by = {plan, kernels, rows, reach, none, scratch};
+  take_all(by);
+  finish_queries(by, 1.0f, lanes, take_all);
 }
 
 }  // namespace qfa

@@ -7,6 +7,7 @@
 
 #include "attention/close.h"
 #include "attention/dtype.h"
+#include "attention/tokens.h"
 
 namespace qfa {
 namespace {
@@ -131,6 +132,25 @@ bool sees_only_swallowed(const qfa_attention& a, const Kernels& kernels, const Q
   return swallowed;
 }
 
+// As read_bias_fn, but each row stays a row.
+BiasSummary read_few(const void* const* rows, int queries, int64_t count, float* tile) {
+  BiasSummary summary = {false, false, false};
+  for (int q = 0; q < queries; ++q, tile += kKeyBlock) {
+    memset(tile, 0, kKeyBlock * sizeof(float));
+    memcpy(tile, rows[q], static_cast<size_t>(count) * sizeof(float));
+    for (int64_t j = 0; j < count; ++j) {
+      const float bias = tile[j];
+      const bool masked = bias <= kLowestBias;
+      summary.any_masked |= masked;
+      summary.any_seen |= !masked;
+      summary.any_bias |= !masked && bias != 0.0f;
+      if (masked) tile[j] = -INFINITY;
+      if (bias > kGreatestBias && isfinite(bias)) tile[j] = kGreatestBias;
+    }
+  }
+  return summary;
+}
+
 // Classifies keys by mask and bias alone and fills the tile when they are mixed.
 TileKind tile_of_inputs(const Plan& plan, const Kernels& kernels, const QueryRows& rows,
                         const Averaging& averaging, int64_t first, int64_t count,
@@ -166,33 +186,31 @@ TileKind tile_of_inputs(const Plan& plan, const Kernels& kernels, const QueryRow
   }
   const int vectors = rows.count > kVectorLanes ? 2 : 1;
   const BiasSummary summary =
-      kernels.read_bias(bias_rows, vectors, static_cast<int>(count), scratch.tile);
+      plan.few ? read_few(bias_rows, rows.count, count, scratch.tile)
+               : kernels.read_bias(bias_rows, vectors, static_cast<int>(count), scratch.tile);
   if (!summary.any_seen) return TileKind::kHidden;
   return summary.any_masked || summary.any_bias ? TileKind::kMixed : TileKind::kPlain;
 }
 
 // Masks the keys before each lane's reach in the tile of the block that starts at `first`.
-void hide_before(const Reach& reach, int64_t first, float* tile) {
+void hide_before(const Plan& plan, const QueryRows& rows, const Reach& reach, int64_t first,
+                 float* tile) {
   int32_t start[kLanes];
   for (int lane = 0; lane < kLanes; ++lane) {
     const int64_t left = reach.first[lane] - first;
     start[lane] = static_cast<int32_t>(left < 0 ? 0 : (left < kKeyBlock ? left : kKeyBlock));
+  }
+  if (plan.few) {
+    for (int q = 0; q < rows.count; ++q) {
+      for (int32_t j = 0; j < start[q]; ++j) tile[q * kKeyBlock + j] = -INFINITY;
+    }
+    return;
   }
   for (int32_t j = 0; j < kKeyBlock && first + j < reach.latest; ++j, tile += kLanes) {
     for (int lane = 0; lane < kLanes; ++lane) {
       if (j < start[lane]) tile[lane] = -INFINITY;
     }
   }
-}
-
-// How many of the keys a batch has.
-int64_t length_of(const Plan& plan, int64_t batch) {
-  const qfa_attention& a = plan.request;
-  if (a.kv_length == nullptr) return plan.keys;
-  int64_t length;
-  const int64_t index = a.kv_length_count == 1 ? 0 : batch;
-  memcpy(&length, reinterpret_cast<const char*>(a.kv_length) + 8 * index, 8);
-  return length < 0 ? 0 : (length < plan.keys ? length : plan.keys);
 }
 
 // Positions and windows may be any numbers: sums of three of them do not fit 64 bits.
@@ -206,7 +224,7 @@ int64_t clamp(Wide value, int64_t greatest) {
 
 Reach reach_of(const Plan& plan, const QueryRows& rows) {
   const qfa_attention& a = plan.request;
-  const int64_t length = length_of(plan, rows.batch);
+  const int64_t length = tokens_of(a, rows.batch).length;
   const Wide start = Wide{a.causal_offset} + (a.queries_at_end != 0 ? length - a.query_length : 0);
   Reach reach = {};
   reach.from = reach.least = length;
@@ -249,7 +267,7 @@ TileKind read_tile(const Plan& plan, const Kernels& kernels, const QueryRows& ro
   const TileKind kind = tile_of_inputs(plan, kernels, rows, averaging, first, count, scratch);
   if (kind == TileKind::kHidden || reach.latest <= first) return kind;
   if (kind == TileKind::kPlain) memset(scratch.tile, 0, sizeof(float) * kKeyBlock * kLanes);
-  hide_before(reach, first, scratch.tile);
+  hide_before(plan, rows, reach, first, scratch.tile);
   return TileKind::kMixed;
 }
 

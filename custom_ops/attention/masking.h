@@ -14,6 +14,10 @@ struct Reach {
   int64_t from, most;  // all reached keys lie from `from` to before `most`
   int64_t latest;      // the greatest first[lane]
   int64_t least;       // the smallest limit[lane] of a lane that holds a row
+
+  // The chunks that hold them; none where `from` is not before `most`.
+  int64_t first_chunk() const { return from / QFA_KEY_CHUNK; }
+  int64_t end_chunk() const { return (most + QFA_KEY_CHUNK - 1) / QFA_KEY_CHUNK; }
 };
 
 Reach reach_of(const Plan& plan, const QueryRows& rows);
@@ -38,7 +42,7 @@ bool find_averaging(const Plan& plan, const Kernels& kernels, const QueryRows& r
 
 // Classifies keys first..first + count - 1 by mask, bias and the start of each lane's reach, not by
 // its end. When they are mixed, scratch.tile holds what is added to each score, -inf where the key
-// is masked. Reads no column beyond.
+// is masked: by key and lane, or by query and key where queries are few. Reads no column beyond.
 TileKind read_tile(const Plan& plan, const Kernels& kernels, const QueryRows& rows,
                    const Reach& reach, const Averaging& averaging, int64_t first, int64_t count,
                    const WorkerScratch& scratch);

@@ -48,8 +48,6 @@ HeadCodes cut_head(const Plan& p, Cutter& cutter) {
   return h;
 }
 
-bool is_float(const Plan& p) { return p.request.compute == QFA_COMPUTE_FLOAT; }
-
 HeadFloats cut_floats(const Plan& p, Cutter& cutter) {
   const int64_t keys = p.key_blocks * kKeyBlock;
   HeadFloats h;
@@ -59,23 +57,54 @@ HeadFloats cut_floats(const Plan& p, Cutter& cutter) {
   return h;
 }
 
+ChunkState cut_chunk(const Plan& p, Cutter& cutter) {
+  ChunkState c;
+  c.max = cutter.take<float>(kLanes);
+  c.sum = cutter.take<float>(kLanes);
+  c.output = cutter.take<float>(p.output_count());
+  return c;
+}
+
 WorkerScratch cut_worker(const Plan& p, Cutter& cutter) {
+  const int64_t channels = p.request.qk_channels;
   WorkerScratch w = {};
-  w.row = cutter.take<float>(larger(p.request.qk_channels, p.request.v_channels));
-  if (is_float(p)) {
-    w.float_queries = cutter.take<float>(p.request.qk_channels * kLanes);
+  w.row = cutter.take<float>(larger(channels, p.request.v_channels));
+  if (p.computes_float()) {
+    w.float_queries = cutter.take<float>(channels * kLanes);
     w.float_scores = cutter.take<float>(kKeyBlock * kLanes);
+    if (p.streams) {
+      w.float_keys = cutter.take<float>(kKeyBlock * channels);
+      w.float_values = cutter.take<float>(kKeyBlock * p.value_channels);
+      w.spoil = cutter.take<float>(kKeyBlock);
+    }
   } else {
-    w.codes = cutter.take<int8_t>(kKeyBlock * larger(p.code_stride, p.value_channels));
+    w.codes = cutter.take<int8_t>(kKeyBlock * larger(p.code_stride, p.value_stride));
     w.queries = cutter.take<uint8_t>(p.code_stride * kLanes);
     w.scores = cutter.take<int32_t>(kKeyBlock * kLanes);
     w.weights = cutter.take<uint8_t>(kKeyBlock * kLanes);
+    w.value_scale = cutter.take<float>(kKeyBlock);
+    if (p.streams) {
+      w.keys = cutter.take<int8_t>(kKeyBlock * p.code_stride);
+      w.columns = cutter.take<int8_t>(kKeyBlock * p.value_channels);
+      w.correction = cutter.take<int32_t>(kKeyBlock);
+      w.key_scale = cutter.take<float>(kKeyBlock);
+      w.value_log2 = cutter.take<float>(kKeyBlock);
+      w.value_inverse = cutter.take<float>(kKeyBlock);
+    }
   }
   w.bias_rows = cutter.take<float>(kKeyBlock * kLanes);
   w.tile = cutter.take<float>(kKeyBlock * kLanes);
-  w.output = cutter.take<float>(p.value_channels * kLanes);
+  w.chunk = cut_chunk(p, cutter);
+  w.total = cut_chunk(p, cutter);
   w.rows = cutter.take<float>(p.value_channels * kLanes);
   return w;
+}
+
+qfa_status too_much(const Plan& p, int64_t head_bytes) {
+  return fail(QFA_INVALID_SHAPE,
+              "scratch memory overflows: %" PRId64 " heads of %" PRId64 " bytes (T %" PRId64
+              ", D %" PRId64 ", Dv %" PRId64 ")",
+              p.heads_at_once, head_bytes, p.keys, p.request.qk_channels, p.request.v_channels);
 }
 
 }  // namespace
@@ -95,19 +124,27 @@ WorkerScratch worker_scratch_at(const Plan& plan, char* memory) {
   return cut_worker(plan, cutter);
 }
 
+ChunkState chunk_state_at(const Plan& plan, char* memory) {
+  Cutter cutter(memory);
+  return cut_chunk(plan, cutter);
+}
+
 qfa_status make_plan(const qfa_attention& request, int64_t threads, Plan* plan) {
   Plan& p = *plan;
+  p = {};
   p.request = request;
-  p.keys = request.past_length + request.key_length;
+  p.keys = request.past_length + (request.kv_shared != 0 ? 0 : request.key_length);
   p.sharing = request.heads / request.kv_heads;
   p.code_stride = round_up(request.qk_channels, kCodePad);
   p.code_groups = (request.qk_channels + 3) / 4;
   p.value_channels = round_up(request.v_channels, kChannelPad);
+  p.value_stride = round_up(request.v_channels, kCodePad);
   p.key_blocks = round_up(p.keys, kKeyBlock) / kKeyBlock;
+  p.key_chunks = round_up(p.keys, QFA_KEY_CHUNK) / QFA_KEY_CHUNK;
   p.rows_per_head = p.sharing * request.query_length;
   p.query_blocks = round_up(p.rows_per_head, kLanes) / kLanes;
   p.kv_heads_total = request.batch * request.kv_heads;
-  p.rotation_block = request.rotation == QFA_ROTATE_HADAMARD && !is_float(p)
+  p.rotation_block = request.rotation == QFA_ROTATE_HADAMARD && !p.computes_float()
                          ? hadamard_block(request.qk_channels)
                          : 0;
   constexpr double kLog2OfE = 1.4426950408889634;
@@ -117,31 +154,44 @@ qfa_status make_plan(const qfa_attention& request, int64_t threads, Plan* plan) 
   p.cap_inverse = cap > 0.0 ? static_cast<float>(1.0 / (cap * kLog2OfE)) : 0.0f;
   p.score_factor = static_cast<float>(static_cast<double>(request.scale) * kLog2OfE / rotated);
 
+  p.streams = p.rows_per_head <= kLanes;
+  p.few = p.streams && p.rows_per_head <= kMostFew && request.softcap == 0.0f;
+
   // More workers than pieces of work would only cost memory.
-  const int64_t per_head = larger(p.query_blocks, p.key_blocks);
+  const int64_t per_head =
+      larger(p.streams ? p.key_chunks : larger(p.query_blocks, p.key_blocks), 1);
   const int64_t pieces =
       p.kv_heads_total > kMostWorkers / per_head ? kMostWorkers : p.kv_heads_total * per_head;
   p.workers = smaller(larger(threads, 1), larger(pieces, 1));
+  // Heads that are many keep all workers busy to the end; one that is taken whole needs no memory.
+  constexpr int64_t kEnoughHeads = 4;
+  p.splits =
+      p.streams && p.workers > 1 && p.key_chunks > 1 && p.kv_heads_total < kEnoughHeads * p.workers;
 
-  Cutter head(nullptr), worker(nullptr);
-  if (is_float(p)) {
+  Cutter head(nullptr), worker(nullptr), chunk(nullptr);
+  cut_chunk(p, chunk);
+  p.chunk_bytes = static_cast<size_t>(chunk.used());
+  int64_t head_bytes = 0;
+  if (p.splits) {
+    if (__builtin_mul_overflow(chunk.used(), p.key_chunks, &head_bytes))
+      return too_much(p, chunk.used());
+  } else if (!p.streams && p.computes_float()) {
     cut_floats(p, head);
-  } else {
+  } else if (!p.streams) {
     cut_head(p, head);
   }
+  if (!p.splits) head_bytes = head.used();
   cut_worker(p, worker);
-  const int64_t cached = head.used() == 0 ? p.kv_heads_total : kCachedBytes / head.used();
-  p.heads_at_once = smaller(p.kv_heads_total, larger(p.workers, cached));
+  const int64_t cached = head_bytes == 0 ? p.kv_heads_total : kCachedBytes / head_bytes;
+  p.heads_at_once =
+      p.streams ? p.kv_heads_total : smaller(p.kv_heads_total, larger(p.workers, cached));
   int64_t heads_total, workers_total, total;
-  if (__builtin_mul_overflow(head.used(), p.heads_at_once, &heads_total) ||
+  if (__builtin_mul_overflow(head_bytes, p.heads_at_once, &heads_total) ||
       __builtin_mul_overflow(worker.used(), p.workers, &workers_total) ||
       __builtin_add_overflow(heads_total, workers_total, &total)) {
-    return fail(QFA_INVALID_SHAPE,
-                "scratch memory overflows: %" PRId64 " heads of %" PRId64 " bytes (T %" PRId64
-                ", D %" PRId64 ", Dv %" PRId64 ")",
-                p.heads_at_once, head.used(), p.keys, request.qk_channels, request.v_channels);
+    return too_much(p, head_bytes);
   }
-  p.head_bytes = static_cast<size_t>(head.used());
+  p.head_bytes = static_cast<size_t>(head_bytes);
   p.worker_bytes = static_cast<size_t>(worker.used());
   p.scratch_bytes = static_cast<size_t>(total);
   return QFA_OK;

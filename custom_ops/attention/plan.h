@@ -13,23 +13,39 @@ namespace qfa {
 struct Plan {
   qfa_attention request;
 
-  int64_t keys;            // P + T
+  int64_t keys;            // rows of the cache: P + T, or P where past and present are shared
   int64_t sharing;         // G: query heads that share one key/value head
   int64_t code_stride;     // D rounded up to kCodePad
   int64_t code_groups;     // groups of four channels that hold codes
   int64_t value_channels;  // Dv rounded up to kChannelPad
+  int64_t value_stride;    // Dv rounded up to kCodePad
   int64_t key_blocks;      // blocks of kKeyBlock keys
   int64_t rows_per_head;   // G * S query rows read one key/value head
   int64_t query_blocks;    // blocks of kLanes rows
+  int64_t key_chunks;      // chunks of QFA_KEY_CHUNK keys
   int64_t kv_heads_total;  // B * Hkv
   int64_t rotation_block;  // 0: rows are not rotated
   float score_factor;      // scale * log2(e) / rotation_block
   float cap_base2;         // softcap * log2(e)
   float cap_inverse;       // 1 / (softcap * log2(e)), 0 without a softcap
 
+  // Where a key/value head has one block of queries, each block of keys is used once: it is taken
+  // and answered at once. Else keys and values of a head are encoded first.
+  bool streams;
+  bool few;     // streams, and queries are so few that lanes are keys and channels
+  bool splits;  // streams, and chunks of one head are taken apart, to be joined later
+
   int64_t workers;        // tasks that run at the same time, at most
-  int64_t heads_at_once;  // key/value heads whose codes are held at the same time
-  size_t head_bytes, worker_bytes, scratch_bytes;
+  int64_t heads_at_once;  // key/value heads whose codes, or chunks, are held at the same time
+  size_t head_bytes;      // codes of a head, or all of its chunks
+  size_t chunk_bytes;     // results of a chunk
+  size_t worker_bytes, scratch_bytes;
+
+  bool computes_float() const { return request.compute == QFA_COMPUTE_FLOAT; }
+  // Channels of a row of results, where rows are queries or channels.
+  int64_t output_channels() const { return few ? few_channels() : value_channels; }
+  int64_t few_channels() const { return computes_float() ? value_channels : value_stride; }
+  int64_t output_count() const { return output_channels() * (few ? kMostFew : kLanes); }
 };
 
 // Codes of one key/value head. Rows at and beyond P + T are zeros with harmless scales.
@@ -49,19 +65,39 @@ struct HeadFloats {
   float* spoil;   // [key_blocks * 64] NaN for a value that is not finite, whose row is zeros
 };
 
-// What one worker owns while it runs. In float32 there are no codes.
+// Results of a chunk of keys, or of several that were joined: the online softmax's state, one entry
+// per lane or query, and weighted sums of values, [value_channels][kLanes] or, where queries are
+// few, [query][few_channels].
+struct ChunkState {
+  float* max;
+  float* sum;
+  float* output;
+};
+
+// What one worker owns while it runs; what a run does not need is null.
 struct WorkerScratch {
   float* row;            // [max(D, Dv)]
-  float* float_queries;  // [D][kLanes]
-  float* float_scores;   // [64][kLanes]
-  int8_t* codes;         // [64][max(code_stride, value_channels)]
-  uint8_t* queries;      // [code_stride / 4][kLanes][4]
-  int32_t* scores;       // [64][kLanes]
-  float* bias_rows;      // [kLanes][64] bias, -inf where masked
-  float* tile;           // [64][kLanes] the same by key
-  uint8_t* weights;      // [16][kLanes][4]
-  float* output;         // [value_channels][kLanes]
-  float* rows;           // [kLanes][value_channels]
+  float* float_queries;  // [D][kLanes], or [kMostFew][D]
+  float* float_scores;   // [64][kLanes], or [kMostFew][64]
+  float* float_keys;     // [64][D], as are the next of the block that streams
+  float* float_values;   // [64][value_channels]
+  float* spoil;          // [64]
+  int8_t* codes;         // [64][max(code_stride, value_stride)] values of a block
+  int8_t* keys;          // [64][code_stride] keys of a block that streams
+  int8_t* columns;       // [value_channels][64] its values, transposed
+  uint8_t* queries;      // [code_stride / 4][kLanes][4], or int8 [kMostFew][code_stride]
+  int32_t* scores;       // [64][kLanes], or [kMostFew][64]
+  int32_t* correction;   // [64] of a block that streams, as are the next
+  float* key_scale;
+  float* value_scale;
+  float* value_log2;
+  float* value_inverse;
+  float* bias_rows;  // [kLanes][64] bias, -inf where masked
+  float* tile;       // [64][kLanes] the same by key, or [kMostFew][64]
+  uint8_t* weights;  // [16][kLanes][4], or [kMostFew][64]
+  ChunkState chunk;  // of the chunk at hand
+  ChunkState total;  // of all chunks before it
+  float* rows;       // [kLanes][value_channels]
 };
 
 // Fails when a size does not fit. `threads` is a wish; results do not depend on it.
@@ -71,6 +107,7 @@ qfa_status make_plan(const qfa_attention& request, int64_t threads, Plan* plan);
 HeadCodes head_codes_at(const Plan& plan, char* memory);
 HeadFloats head_floats_at(const Plan& plan, char* memory);
 WorkerScratch worker_scratch_at(const Plan& plan, char* memory);
+ChunkState chunk_state_at(const Plan& plan, char* memory);
 
 }  // namespace qfa
 

@@ -9,8 +9,8 @@
 #include "attention/float_mode.h"
 #include "attention/floats.h"
 #include "attention/plan.h"
-#include "attention/rows.h"
 #include "attention/status.h"
+#include "attention/stream.h"
 #include "attention/validate.h"
 
 namespace qfa {
@@ -49,8 +49,12 @@ class Scratch {
   void* block_;
 };
 
-// Some key/value heads at a time: first their keys and values are quantized, then their queries are
-// answered. Workers draw items from a counter; who computes an item changes none of its bits.
+// Items that may be done in any order. Workers draw them from a counter; who computes an item
+// changes none of its bits.
+//
+// Key/value heads with few queries stream through their keys, whole or, where heads are few, in
+// chunks that are joined afterwards. Others are taken some at a time: first their keys and values
+// are quantized, then their queries are answered.
 struct Phase {
   const Plan& plan;
   const Kernels& kernels;
@@ -69,8 +73,12 @@ struct Phase {
 void encode_item(const Phase& p, int64_t index, const WorkerScratch& scratch) {
   const int64_t local = index / p.plan.key_blocks, key_block = index % p.plan.key_blocks;
   const int64_t head = p.first_head + local;
-  if (p.plan.request.compute == QFA_COMPUTE_FLOAT) {
-    widen_key_block(p.plan, p.kernels, head, key_block, head_floats_at(p.plan, p.memory_of(local)));
+  if (p.plan.computes_float()) {
+    const HeadFloats floats = head_floats_at(p.plan, p.memory_of(local));
+    const int64_t first = key_block * kKeyBlock;
+    widen_key_block(p.plan, p.kernels, head, key_block, true, scratch.row,
+                    {floats.keys + first * p.plan.request.qk_channels,
+                     floats.values + first * p.plan.value_channels, floats.spoil + first});
   } else {
     encode_key_block(p.plan, p.kernels, head, key_block, head_codes_at(p.plan, p.memory_of(local)),
                      scratch);
@@ -82,13 +90,27 @@ void attend_item(const Phase& p, int64_t index, const WorkerScratch& scratch) {
   // The last queries of a causal head see the most keys: they start first, to end together.
   const int64_t query_block = p.plan.query_blocks - 1 - index % p.plan.query_blocks;
   const int64_t head = p.first_head + local;
-  if (p.plan.request.compute == QFA_COMPUTE_FLOAT) {
+  if (p.plan.computes_float()) {
     attend_floats(p.plan, p.kernels, head, query_block, head_floats_at(p.plan, p.memory_of(local)),
                   scratch);
   } else {
     attend(p.plan, p.kernels, head, query_block, head_codes_at(p.plan, p.memory_of(local)),
            scratch);
   }
+}
+
+void stream_item(const Phase& p, int64_t index, const WorkerScratch& scratch) {
+  stream_head(p.plan, p.kernels, index, scratch);
+}
+
+void chunk_item(const Phase& p, int64_t index, const WorkerScratch& scratch) {
+  const int64_t head = index / p.plan.key_chunks, chunk = index % p.plan.key_chunks;
+  char* memory = p.memory_of(head) + static_cast<size_t>(chunk) * p.plan.chunk_bytes;
+  stream_chunk(p.plan, p.kernels, head, chunk, chunk_state_at(p.plan, memory), scratch);
+}
+
+void join_item(const Phase& p, int64_t index, const WorkerScratch& scratch) {
+  join_head(p.plan, p.kernels, index, p.memory_of(index), scratch);
 }
 
 void work(void* argument, size_t worker) {
@@ -141,15 +163,24 @@ qfa_status run_attention(const qfa_attention* request, const Kernels& kernels,
                 plan.workers);
   }
   char* worker_memory = memory + static_cast<size_t>(plan.heads_at_once) * plan.head_bytes;
+  const auto run = [&](int64_t head, int64_t items, auto item) {
+    Phase phase = {plan, kernels, memory, worker_memory, head, items, item};
+    run_phase(phase, executor);
+  };
+  if (plan.splits) {
+    run(0, plan.kv_heads_total * plan.key_chunks, chunk_item);
+    run(0, plan.kv_heads_total, join_item);
+    return QFA_OK;
+  }
+  if (plan.streams) {
+    run(0, plan.kv_heads_total, stream_item);
+    return QFA_OK;
+  }
   for (int64_t head = 0; head < plan.kv_heads_total; head += plan.heads_at_once) {
     const int64_t left = plan.kv_heads_total - head;
     const int64_t heads = left < plan.heads_at_once ? left : plan.heads_at_once;
-    Phase encoding = {plan,       kernels, memory, worker_memory, head, heads * plan.key_blocks,
-                      encode_item};
-    run_phase(encoding, executor);
-    Phase attending = {plan,       kernels, memory, worker_memory, head, heads * plan.query_blocks,
-                       attend_item};
-    run_phase(attending, executor);
+    run(head, heads * plan.key_blocks, encode_item);
+    run(head, heads * plan.query_blocks, attend_item);
   }
   return QFA_OK;
 }

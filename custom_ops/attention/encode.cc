@@ -1,0 +1,165 @@
+#include "attention/encode.h"
+
+#include <string.h>
+
+#include "attention/dtype.h"
+#include "attention/rows.h"
+#include "attention/tokens.h"
+
+namespace qfa {
+namespace {
+
+// Codes of one token on their way from the cache that was given, or from a new row, to `codes`.
+class TokenCodes {
+ public:
+  TokenCodes(const Kernels& kernels, const Side& side, bool writes, int64_t padded, float* row)
+      : kernels_(kernels),
+        side_(side),
+        coded_(side.request->kv_format != QFA_KV_FLOAT),
+        writes_(writes && side.is_wanted()),
+        copies_(writes_ && !side.is_in_place()),
+        padded_(padded),
+        row_(row) {}
+
+  bool writes() const { return writes_; }
+  bool copies() const { return copies_; }
+
+  // A new row, number `fresh`, that becomes `token`. Returns its scale.
+  float take_fresh(int64_t fresh, int64_t token, int8_t* codes) const {
+    const char* source = side_.fresh_row(fresh);
+    if (writes_ && !coded_) copy_numbers(source, token);
+    const float scale = encode(source, codes);
+    if (writes_ && coded_) {
+      memcpy(side_.codes_row(*side_.present_codes, token), codes, channel_bytes());
+      if (side_.channel_scale == nullptr) {
+        memcpy(side_.scale_row(*side_.present_codes, token, 4), &scale, 4);
+      }
+    }
+    return scale;
+  }
+
+  // A token of the cache that was given.
+  float take_old(int64_t token, int8_t* codes) const {
+    if (copies_) copy_old(token);
+    if (!coded_) return encode(side_.past_row(token), codes);
+    memcpy(codes, side_.codes_row(*side_.past_codes, token), channel_bytes());
+    memset(codes + side_.channels, 0, static_cast<size_t>(padded_ - side_.channels));
+    return scale_of(token);
+  }
+
+  float scale_of(int64_t token) const {
+    float scale = 1.0f;
+    if (side_.channel_scale == nullptr) {
+      memcpy(&scale, side_.scale_row(*side_.past_codes, token, 4), 4);
+    }
+    return scale;
+  }
+
+  // To the present cache, when that is another than the one that was given.
+  void copy_old(int64_t token) const {
+    if (!coded_) {
+      copy_numbers(side_.past_row(token), token);
+      return;
+    }
+    memcpy(side_.codes_row(*side_.present_codes, token), side_.codes_row(*side_.past_codes, token),
+           channel_bytes());
+    if (side_.channel_scale == nullptr) {
+      memcpy(side_.scale_row(*side_.present_codes, token, 4),
+             side_.scale_row(*side_.past_codes, token, 4), 4);
+    }
+  }
+
+ private:
+  size_t channel_bytes() const { return static_cast<size_t>(side_.channels); }
+
+  float encode(const char* source, int8_t* codes) const {
+    return encode_row(kernels_, side_, side_.fresh->dtype, source, padded_, row_, codes).scale;
+  }
+
+  void copy_numbers(const char* source, int64_t token) const {
+    memcpy(side_.present_row(token), source,
+           static_cast<size_t>(side_.channels * element_size(side_.fresh->dtype)));
+  }
+
+  const Kernels& kernels_;
+  const Side& side_;
+  const bool coded_, writes_, copies_;
+  const int64_t padded_;
+  float* const row_;
+};
+
+// The steps of the channels, which may be unaligned.
+float channel_scale_at(const float* scales, int64_t channel) {
+  float scale;
+  memcpy(&scale, reinterpret_cast<const char*>(scales) + 4 * channel, 4);
+  return scale;
+}
+
+}  // namespace
+
+RowCodes encode_row(const Kernels& kernels, const Side& side, qfa_dtype dtype, const char* source,
+                    int64_t padded, float* row, int8_t* codes) {
+  const int64_t channels = side.channels;
+  memset(codes + channels, 0, static_cast<size_t>(padded - channels));
+  const bool as_it_is = dtype == QFA_FLOAT32 && side.mean == nullptr && side.rotation_block == 0 &&
+                        side.channel_scale == nullptr;
+  if (as_it_is) return kernels.quantize_row(source, channels, side.static_scale, codes);
+  load_row(kernels, dtype, source, side.mean, channels, row);
+  if (side.rotation_block != 0) kernels.rotate_row(row, channels, side.rotation_block);
+  if (side.channel_scale == nullptr) {
+    return kernels.quantize_row(row, channels, side.static_scale, codes);
+  }
+  for (int64_t c = 0; c < channels; ++c) row[c] /= channel_scale_at(side.channel_scale, c);
+  const RowCodes result = kernels.quantize_row(row, channels, 1.0f, codes);
+  return {1.0f, result.sum};
+}
+
+CodeRows take_codes(const Plan& plan, const Kernels& kernels, const Side& side, int64_t key_block,
+                    bool may_borrow, bool writes, int64_t padded, float* row, int8_t* tile,
+                    float* scale) {
+  const Tokens tokens = tokens_of(plan.request, side.batch);
+  const TokenCodes source(kernels, side, writes, padded, row);
+  const int64_t first = key_block * kKeyBlock;
+  if (may_borrow && plan.request.kv_format == QFA_KV_INT8 && side.channels == padded &&
+      tokens.are_old(first, first + kKeyBlock)) {
+    for (int64_t j = 0; j < kKeyBlock; ++j) {
+      scale[j] = source.scale_of(first + j);
+      if (source.copies()) source.copy_old(first + j);
+    }
+    const uint8_t* codes = side.codes_row(*side.past_codes, first);
+    return {reinterpret_cast<const int8_t*>(codes), side.past_codes->codes_strides[2]};
+  }
+  for (int64_t j = 0; j < kKeyBlock; ++j) {
+    const int64_t token = first + j;
+    int8_t* codes = tile + j * padded;
+    const bool is_seen = token < tokens.length;
+    scale[j] = 1.0f;
+    if (token < tokens.end && (is_seen || source.writes())) {
+      if (tokens.is_new(token)) {
+        scale[j] = source.take_fresh(token - tokens.start, token, codes);
+      } else if (is_seen) {
+        scale[j] = source.take_old(token, codes);
+      } else if (source.copies()) {
+        source.copy_old(token);
+      }
+    }
+    if (!is_seen) {
+      memset(codes, 0, static_cast<size_t>(padded));
+      scale[j] = 1.0f;
+    }
+  }
+  return {tile, padded};
+}
+
+void sum_codes(const Kernels& kernels, const CodeRows& rows, int64_t width, int32_t* sums) {
+  struct Ones {
+    constexpr Ones() : codes() {
+      for (int8_t& code : codes) code = 1;
+    }
+    int8_t codes[1024];
+  };
+  alignas(64) static constexpr Ones kOnes;
+  kernels.few_scores(rows.codes, rows.stride, width, kOnes.codes, 1, kKeyBlock, sums);
+}
+
+}  // namespace qfa

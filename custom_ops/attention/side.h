@@ -1,0 +1,48 @@
+// One side of a cache, keys or values: what both have in common.
+#ifndef QFA_ATTENTION_SIDE_H_
+#define QFA_ATTENTION_SIDE_H_
+
+#include <stdint.h>
+
+#include "attention/plan.h"
+#include "qfa/qfa.h"
+
+namespace qfa {
+
+// The side of one key/value head of one batch.
+struct Side {
+  const qfa_attention* request;
+  int64_t batch, head;
+  int64_t channels;
+  const qfa_tensor* fresh;  // new rows
+  const qfa_tensor* past;   // of a float cache
+  const qfa_target* present;
+  const qfa_codes* past_codes;  // of a quantized cache
+  const qfa_codes* present_codes;
+  const float* mean;           // null, or subtracted from each row
+  int64_t rotation_block;      // 0: rows are not rotated
+  float static_scale;          // 0: a scale per token
+  const float* channel_scale;  // null, or [channels]; may be unaligned
+
+  // Whether what is joined is to be written, and whether it is written where it was read.
+  bool is_wanted() const { return present->data != nullptr || present_codes->codes != nullptr; }
+  bool is_in_place() const;
+
+  const char* fresh_row(int64_t row) const;
+  const char* past_row(int64_t row) const;  // of a float cache
+  char* present_row(int64_t row) const;
+  // Rows of codes, of `codes` past_codes or present_codes.
+  uint8_t* codes_row(const qfa_codes& codes, int64_t row) const;
+  // Bytes of element `row` of scales whose elements take `size` bytes.
+  char* scale_row(const qfa_codes& codes, int64_t row, int64_t size) const;
+};
+
+Side key_side(const Plan& plan, int64_t kv_head);
+Side value_side(const Plan& plan, int64_t kv_head);
+
+// The static scale of a head, 0 for a scale per token.
+float static_scale_of(const float* scales, int64_t count, int64_t head);
+
+}  // namespace qfa
+
+#endif  // QFA_ATTENTION_SIDE_H_

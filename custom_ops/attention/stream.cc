@@ -1,0 +1,188 @@
+#include "attention/stream.h"
+
+#include "attention/attend.h"
+#include "attention/encode.h"
+#include "attention/floats.h"
+#include "attention/online.h"
+#include "attention/rows.h"
+#include "attention/side.h"
+
+namespace qfa {
+namespace {
+
+// One key/value head on its way through its keys.
+class Stream {
+ public:
+  Stream(const Plan& plan, const Kernels& kernels, int64_t kv_head, const WorkerScratch& scratch)
+      : plan_(plan),
+        kernels_(kernels),
+        kv_head_(kv_head),
+        scratch_(scratch),
+        keys_(key_side(plan, kv_head)),
+        values_(value_side(plan, kv_head)),
+        rows_(query_rows(plan, kv_head, 0)),
+        reach_(reach_of(plan, rows_)),
+        by_{plan, kernels, rows_, reach_, none_, scratch} {
+    if (plan.computes_float()) {
+      for (float& scale : lanes_.query_scale) scale = plan.score_factor;
+      widen_queries(plan, kernels, rows_, scratch);
+    } else {
+      encode_queries(plan, kernels, rows_, scratch, lanes_.query_scale);
+    }
+    start_lanes(scratch, lanes_);
+  }
+  Stream(const Stream&) = delete;
+  Stream& operator=(const Stream&) = delete;
+
+  void take_all() { take_range(by_, true); }
+
+  // Into `result`.
+  void take_one(int64_t chunk, const ChunkState& result) {
+    lanes_.chunk = result;
+    take_chunk(
+        by_, chunk, lanes_, [&](const KeyBlock& b, Lanes&) { take(by_, b, true); },
+        [&](int64_t first) { pass(first); });
+  }
+
+  void join(const ChunkState& chunk) {
+    lanes_.chunk = chunk;
+    if (!lanes_.has_total) {
+      lanes_.total = chunk;
+      lanes_.has_total = true;
+    } else {
+      join_chunk(by_, chunk, lanes_);
+    }
+  }
+
+  void finish() {
+    if (rows_.count == 0) return;
+    // The present cache is written by then.
+    finish_queries(by_, plan_.computes_float() ? 1.0f : kWeightCodes, lanes_,
+                   [&](const Attending& by) { take_range(by, false); });
+  }
+
+ private:
+  void take_range(const Attending& by, bool writes) {
+    // What must be written may lie where no query reaches.
+    const bool visits_all = writes && (keys_.is_wanted() || values_.is_wanted());
+    const int64_t first = visits_all ? 0 : reach_.first_chunk();
+    const int64_t end = visits_all ? plan_.key_chunks : reach_.end_chunk();
+    const auto take_block = [&](const KeyBlock& b, Lanes&) { take(by, b, writes); };
+    const auto pass_block = [&](int64_t key) {
+      if (writes) pass(key);
+    };
+    take_keys(by, first, end, lanes_, take_block, pass_block);
+  }
+
+  // A block that no query sees: it may have to be written.
+  void pass(int64_t first) {
+    const int64_t block = first / kKeyBlock;
+    if (plan_.computes_float()) {
+      if (keys_.is_wanted() || values_.is_wanted()) widen(block, true);
+      return;
+    }
+    if (keys_.is_wanted()) take_keys_of(block, true);
+    if (values_.is_wanted()) take_values_of(block, true);
+  }
+
+  FloatTile widen(int64_t block, bool writes) {
+    const FloatTile tile = {scratch_.float_keys, scratch_.float_values, scratch_.spoil};
+    widen_key_block(plan_, kernels_, kv_head_, block, writes, scratch_.row, tile);
+    return tile;
+  }
+
+  CodeRows take_keys_of(int64_t block, bool writes) {
+    return take_codes(plan_, kernels_, keys_, block, true, writes, plan_.code_stride, scratch_.row,
+                      scratch_.keys, scratch_.key_scale);
+  }
+
+  CodeRows take_values_of(int64_t block, bool writes) {
+    const int64_t padded = plan_.few ? plan_.value_stride : plan_.value_channels;
+    return take_codes(plan_, kernels_, values_, block, true, writes, padded, scratch_.row,
+                      scratch_.codes, scratch_.value_scale);
+  }
+
+  void take(const Attending& by, const KeyBlock& b, bool writes) {
+    const int64_t block = b.first / kKeyBlock;
+    if (plan_.computes_float()) {
+      attend_float_block(by, widen(block, writes), b, lanes_);
+      return;
+    }
+    const CodeRows keys = take_keys_of(block, writes), values = take_values_of(block, writes);
+    kernels_.value_scales(scratch_.value_scale, kKeyBlock, scratch_.value_log2,
+                          scratch_.value_inverse);
+    if (plan_.few) {
+      attend_few(by, b, keys, values);
+      return;
+    }
+    sum_codes(kernels_, keys, plan_.code_stride, scratch_.correction);
+    for (int64_t j = 0; j < kKeyBlock; ++j) scratch_.correction[j] *= -128;
+    kernels_.transpose_codes(values.codes, values.stride, plan_.value_channels, scratch_.columns);
+    attend_codes(by,
+                 {keys.codes, keys.stride, scratch_.columns, scratch_.correction,
+                  scratch_.key_scale, scratch_.value_log2, scratch_.value_inverse},
+                 b, lanes_);
+  }
+
+  void attend_few(const Attending& by, const KeyBlock& b, const CodeRows& keys,
+                  const CodeRows& values) {
+    const int count = rows_.count;
+    kernels_.few_scores(keys.codes, keys.stride, plan_.code_stride,
+                        reinterpret_cast<const int8_t*>(scratch_.queries), count, b.keys,
+                        scratch_.scores);
+    FewBlock block;
+    block.keys = b.keys;
+    block.queries = count;
+    block.scores = scratch_.scores;
+    block.query_scale = lanes_.query_scale;
+    block.key_scale = scratch_.key_scale;
+    block.value_log2 = scratch_.value_log2;
+    block.value_inverse = scratch_.value_inverse;
+    block.limits = b.limits;
+    block.bias = b.kind == TileKind::kMixed ? by.scratch.tile : nullptr;
+    block.weights = scratch_.weights;
+    block.running_max = lanes_.chunk.max;
+    block.running_sum = lanes_.chunk.sum;
+    block.keep = lanes_.keep;
+    block.gain = lanes_.gain;
+    kernels_.few_softmax(block);
+    kernels_.few_accumulate(values.codes, values.stride, plan_.value_stride, scratch_.weights,
+                            count, lanes_.keep, lanes_.gain, lanes_.chunk.output);
+  }
+
+  const Plan& plan_;
+  const Kernels& kernels_;
+  const int64_t kv_head_;
+  const WorkerScratch& scratch_;
+  const Side keys_, values_;
+  const QueryRows rows_;
+  const Reach reach_;
+  const Averaging none_ = {};
+  const Attending by_;
+  Lanes lanes_;
+};
+
+}  // namespace
+
+void stream_head(const Plan& plan, const Kernels& kernels, int64_t kv_head,
+                 const WorkerScratch& scratch) {
+  Stream stream(plan, kernels, kv_head, scratch);
+  stream.take_all();
+  stream.finish();
+}
+
+void stream_chunk(const Plan& plan, const Kernels& kernels, int64_t kv_head, int64_t chunk,
+                  const ChunkState& result, const WorkerScratch& scratch) {
+  Stream(plan, kernels, kv_head, scratch).take_one(chunk, result);
+}
+
+void join_head(const Plan& plan, const Kernels& kernels, int64_t kv_head, char* chunks,
+               const WorkerScratch& scratch) {
+  Stream stream(plan, kernels, kv_head, scratch);
+  for (int64_t chunk = 0; chunk < plan.key_chunks; ++chunk) {
+    stream.join(chunk_state_at(plan, chunks + static_cast<size_t>(chunk) * plan.chunk_bytes));
+  }
+  stream.finish();
+}
+
+}  // namespace qfa
