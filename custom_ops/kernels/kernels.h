@@ -11,6 +11,7 @@
 
 #include <stdint.h>
 
+#include "kernels/formats.h"
 #include "qfa/qfa.h"
 
 namespace qfa {
@@ -300,6 +301,16 @@ inline constexpr float kScaleOfZeroValue = 0x1p-60f;
   X(join_states)                    \
   X(join_lanes)                     \
   X(join_rows)                      \
+  X(load_e4m3_row)                  \
+  X(load_e5m2_row)                  \
+  X(quantize_e4m3_row)              \
+  X(quantize_e5m2_row)              \
+  X(quantize_int4_row)              \
+  X(load_int4_row)                  \
+  X(quantize_int4_keys)             \
+  X(load_int4_keys)                 \
+  X(few_int4_scores)                \
+  X(few_int4_accumulate)            \
   X(finish_rows)                    \
   X(store_half_row)                 \
   X(store_bfloat_row)               \

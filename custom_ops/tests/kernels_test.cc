@@ -10,6 +10,7 @@
 
 #include "amx_emulator.h"
 #include "check.h"
+#include "format_kernels.h"
 #include "guarded.h"
 #include "kernels/arch.h"
 #include "problem.h"
