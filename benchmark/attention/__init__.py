@@ -1,0 +1,1 @@
+"""Attention, ours and everybody's, on the same numbers in one process."""

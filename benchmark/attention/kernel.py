@@ -1,0 +1,124 @@
+"""Ours through the C interface: the kernel alone, without a runtime around it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+
+from benchmark.attention.c_abi import COMPUTE, KV_FORMAT, Call
+from benchmark.attention.cache import Cache
+from benchmark.attention.case import Case, Operands
+from benchmark.attention.contestant import (
+    BFLOAT16_ERROR,
+    COARSE_ERROR,
+    FLOAT32_ERROR,
+    INT8_ERROR,
+    Contestant,
+    Entry,
+)
+from benchmark.attention.native import limits_library, pool
+
+Array = npt.NDArray[Any]
+
+
+def prefill(case: Case, operands: Operands, threads: int) -> Iterator[Entry]:
+    """Float32 in and out with either compute format, bfloat16 in and out, and K and V that are codes already."""
+    yield _prefill("kernel int8", case, operands, threads)
+    if threads > 1:
+        yield _prefill("kernel int8, 1 thread", case, operands, 1)
+    narrow = _converted(operands, ml_dtypes.bfloat16)
+    yield _prefill("kernel int8, bfloat16 in and out", case, narrow, threads)
+    yield _from_codes(case, operands, threads)
+    yield _prefill("kernel float", case, operands, threads, compute="float")
+    for compute in ("fp8e4m3", "fp8e5m2"):
+        yield _prefill(f"kernel {compute}", case, operands, threads, compute=compute)
+
+
+def decode(case: Case, operands: Operands, threads: int) -> Iterator[Entry]:
+    """A step with each kind of cache, and the reading of that cache's bytes."""
+    kinds = (
+        ("int8", "int8", operands, INT8_ERROR),
+        ("int8 channel", "int8", operands, INT8_ERROR),
+        ("int4", "int4", operands, COARSE_ERROR),
+        ("fp8e4m3", "fp8e4m3", operands, INT8_ERROR),
+        ("fp8e5m2", "fp8e5m2", operands, COARSE_ERROR),
+        ("bfloat16", "float", _converted(operands, ml_dtypes.bfloat16), BFLOAT16_ERROR),
+        ("float32", "float", operands, FLOAT32_ERROR),
+    )
+    for name, kind, numbers, worst in kinds:
+        per_channel = name == "int8 channel"
+        cache = Cache(kind, case, numbers, per_channel=per_channel)
+        cache.fill(case, numbers, threads)
+        if not per_channel:
+            yield _stream(f"reading the {name} cache", cache, threads)
+        yield _step(f"kernel {name} cache", cache, case, numbers, threads, worst)
+        if threads > 1 and name in ("int8", "int4"):
+            yield _step(f"kernel {name} cache, 1 thread", cache, case, numbers, 1, worst)
+
+
+def give_threads(call: Call, threads: int) -> Call:
+    """Lets a call use the shared pool of that many threads."""
+    if threads > 1:
+        call.use_threads(threads, pool(threads), limits_library().qfa_limits_parallel_for)
+    return call
+
+
+def prefill_call(case: Case, operands: Operands, threads: int, compute: str = "int8") -> Call:
+    """The request of a whole sequence that sees itself."""
+    call = Call(operands.query, operands.key, operands.value, scale=case.scale)
+    call.request.is_causal = int(case.causal)
+    call.request.compute = COMPUTE[compute]
+    return give_threads(call, threads)
+
+
+def _prefill(
+    name: str, case: Case, operands: Operands, threads: int, compute: str = "int8"
+) -> Contestant:
+    call = prefill_call(case, operands, threads, compute)
+    worst = {"float": FLOAT32_ERROR, "fp8e5m2": COARSE_ERROR}.get(compute, INT8_ERROR)
+    return Contestant(name, call.prepare(), lambda: call.output.astype(np.float32), worst)
+
+
+def _from_codes(case: Case, operands: Operands, threads: int) -> Contestant:
+    """All keys in a cache of int8 codes: what is left of quantization is that of Q."""
+    cache = Cache("int8", case, operands)
+    cache.fill(case, operands, threads)
+    none = operands.key[:, :, :0]
+    call = Call(operands.query, none, none, scale=case.scale)
+    call.request.is_causal = int(case.causal)
+    call.request.kv_format = KV_FORMAT["int8"]
+    cache.attach(call, shared=False)
+    give_threads(call, threads)
+    return Contestant(
+        "kernel int8, K and V int8 already", call.prepare(), lambda: call.output, INT8_ERROR
+    )
+
+
+def _step(
+    name: str, cache: Cache, case: Case, operands: Operands, threads: int, worst: float
+) -> Contestant:
+    call = cache.step(case, operands, threads)
+    return Contestant(
+        name, call.prepare(), lambda: call.output.astype(np.float32), worst, cache.bytes
+    )
+
+
+def _stream(name: str, cache: Cache, threads: int) -> Contestant:
+    library, context = limits_library(), pool(threads)
+    regions = [(array.ctypes.data, array.nbytes) for array in cache.arrays()]
+
+    def run() -> None:
+        for address, size in regions:
+            library.qfa_limits_read(context, address, size)
+
+    return Contestant(name, run, None, 0.0, cache.bytes)
+
+
+def _converted(operands: Operands, dtype: npt.DTypeLike) -> Operands:
+    return Operands(
+        *(array.astype(dtype) for array in (operands.query, operands.key, operands.value))
+    )
