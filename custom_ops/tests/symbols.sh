@@ -28,7 +28,7 @@ esac
 
 for object in "$@"; do
   case $object in
-    */kernels/x86/*)
+    */kernels/x86/* | */kernels/arm/*)
       shared=$("$nm" "$object" | awk '$(NF - 1) ~ /^[WVuvw]$/ { print $NF }')
       if [ -n "$shared" ]; then
         echo "$object shares" $shared
