@@ -93,6 +93,29 @@ void check_window(const char* name, int64_t value) {
          "; it must be at least 0, or -1 for no limit");
 }
 
+// Which caches go with which arithmetic.
+void check_cache(const Attributes& attributes) {
+  const std::string& format = attributes.kv_format;
+  const bool integer = format == "int8" || format == "int4";
+  if (format != "float" && integer != (attributes.compute_format == "int8")) {
+    reject("kv_format is \"" + format + "\" and compute_format is \"" + attributes.compute_format +
+           "\", but a cache of int8 or int4 is computed in \"int8\", and one of fp8 in \"float\"");
+  }
+  if (attributes.kv_granularity == "channel" && format != "int8") {
+    reject("kv_granularity is \"channel\" and kv_format is \"" + format +
+           "\", but only an int8 cache has scales per channel; use kv_granularity \"token\"");
+  }
+  if (attributes.kv_granularity == "channel" && attributes.scale_mode == "static") {
+    reject(
+        "kv_granularity is \"channel\" and scale_mode is \"static\", but keys and values then have "
+        "the scales of the cache; use scale_mode \"dynamic\"");
+  }
+  if (attributes.group_size < 32 || attributes.group_size % 32 != 0) {
+    reject("attribute group_size is " + std::to_string(attributes.group_size) +
+           "; it must be a multiple of 32");
+  }
+}
+
 void validate(const Attributes& attributes) {
   const std::string heads = std::to_string(attributes.num_heads);
   const std::string kv_heads = std::to_string(attributes.kv_num_heads);
@@ -122,6 +145,7 @@ void validate(const Attributes& attributes) {
         "compute_format is \"float\" and scale_mode is \"static\", but nothing is quantized in "
         "float; use scale_mode \"dynamic\"");
   }
+  check_cache(attributes);
 }
 
 }  // namespace

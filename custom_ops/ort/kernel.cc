@@ -1,6 +1,7 @@
 #include "ort/kernel.h"
 
 #include "ort/attributes.h"
+#include "ort/cache.h"
 #include "ort/request.h"
 #include "ort/session_resources.h"
 #include "ort/status.h"
@@ -18,10 +19,15 @@ const char* name_of(OrtElementType type) {
       return "float16";
     case kType_bfloat16:
       return "bfloat16";
+    case kType_uint8:
+      return "uint8";
+    case kType_int8:
+      return "int8";
     case kType_bool:
       return "bool";
     case kType_int64:
       return "int64";
+    case kType_double:
     case kType_undefined:
       break;
   }
@@ -39,6 +45,11 @@ std::string list_types(uint32_t types) {
   return text;
 }
 
+// Rows of a cache after the run.
+int64_t rows_of_cache(const qfa_attention& a) {
+  return a.past_length + (a.kv_shared != 0 ? 0 : a.key_length);
+}
+
 }  // namespace
 
 Kernel::Kernel(const OrtApi& api, const OrtKernelInfo* info)
@@ -51,6 +62,7 @@ Kernel::Kernel(const OrtApi& api, const OrtKernelInfo* info)
     for (size_t index = 0; index < kOutputCount; ++index) {
       wants_[index] = has_output(api, info, index);
     }
+    check_cache_tensors(attributes_, types_, wants_);
     if (attributes_.scale_mode == "static") validate_static_scales(info);
     const char* message = nullptr;
     if (qfa_default_isa(&isa_, &message) != QFA_OK) throw Failure(ORT_NOT_IMPLEMENTED, message);
@@ -82,15 +94,6 @@ void Kernel::read_types(const OrtKernelInfo* info) {
   }
   if (types_[kInput_key] != types_[kInput_query] || types_[kInput_value] != types_[kInput_query]) {
     reject("query, key and value must have one element type; insert a Cast before the node");
-  }
-  if (has_input(api_, info, kInput_past_key) != has_input(api_, info, kInput_past_value)) {
-    reject("only one of past_key and past_value is given; give both or neither");
-  }
-  if (has_input(api_, info, kInput_past_key) && (types_[kInput_past_key] != types_[kInput_key] ||
-                                                 types_[kInput_past_value] != types_[kInput_key])) {
-    reject(
-        "past_key and past_value must have the element type of key and value; insert a Cast before "
-        "the node");
   }
 }
 
@@ -128,12 +131,11 @@ void Kernel::compute(OrtKernelContext* context) const {
   });
 }
 
-void* Kernel::allocate(OrtKernelContext* context, OutputIndex output,
-                       std::initializer_list<int64_t> extents) const {
+void* Kernel::allocate(OrtKernelContext* context, OutputIndex output, const int64_t* extents,
+                       size_t rank) const {
   OrtValue* value = nullptr;
   void* data = nullptr;
-  check(api_,
-        api_.KernelContext_GetOutput(context, output, extents.begin(), extents.size(), &value));
+  check(api_, api_.KernelContext_GetOutput(context, output, extents, rank, &value));
   check(api_, api_.GetTensorMutableData(value, &data));
   return data;
 }
@@ -142,24 +144,49 @@ void* Kernel::allocate(OrtKernelContext* context, OutputIndex output,
 void Kernel::add_outputs(OrtKernelContext* context, size_t query_rank, qfa_attention* a) const {
   const int64_t rows = a->query_length, channels = a->v_channels, width = a->heads * channels;
   if (query_rank == 3) {
-    a->output = allocate(context, kOutput_output, {a->batch, rows, width});
+    const int64_t extents[] = {a->batch, rows, width};
+    a->output = allocate(context, kOutput_output, extents, 3);
     a->output_row_stride = width;
     a->output_head_stride = channels;
   } else {
-    a->output = allocate(context, kOutput_output, {a->batch, a->heads, rows, channels});
+    const int64_t extents[] = {a->batch, a->heads, rows, channels};
+    a->output = allocate(context, kOutput_output, extents, 4);
     a->output_row_stride = channels;
     a->output_head_stride = rows * channels;
   }
   a->output_batch_stride = rows * width;
+  if (is_coded(attributes_)) {
+    a->present_keys = add_codes(context, kKeySide, a->qk_channels, *a);
+    a->present_values = add_codes(context, kValueSide, a->v_channels, *a);
+  } else {
+    a->present_key = add_present(context, kKeySide, a->qk_channels, *a);
+    a->present_value = add_present(context, kValueSide, a->v_channels, *a);
+  }
+}
 
-  const int64_t keys = a->past_length + a->key_length;
-  const auto present = [&](OutputIndex output, int64_t extent) {
-    if (!wants_[output]) return qfa_target{};
-    void* data = allocate(context, output, {a->batch, a->kv_heads, keys, extent});
-    return qfa_target{data, a->kv_heads * keys * extent, keys * extent, extent};
+qfa_target Kernel::add_present(OrtKernelContext* context, const CacheSide& side, int64_t channels,
+                               const qfa_attention& a) const {
+  if (!wants_[side.present]) return {};
+  const int64_t keys = rows_of_cache(a);
+  const int64_t extents[] = {a.batch, a.kv_heads, keys, channels};
+  void* data = allocate(context, side.present, extents, 4);
+  return {data, a.kv_heads * keys * channels, keys * channels, channels};
+}
+
+qfa_codes Kernel::add_codes(OrtKernelContext* context, const CacheSide& side, int64_t channels,
+                            const qfa_attention& a) const {
+  if (!wants_[side.present]) return {};
+  const bool of_keys = side.present == kOutput_present_key;
+  const CacheLayout layout{&attributes_, of_keys, a.batch, a.kv_heads, channels};
+  const auto add = [&](OutputIndex output, const CacheShape& shape) {
+    return wants_[output] ? allocate(context, output, shape.extents, shape.rank) : nullptr;
   };
-  a->present_key = present(kOutput_present_key, a->qk_channels);
-  a->present_value = present(kOutput_present_value, a->v_channels);
+  const int64_t keys = rows_of_cache(a);
+  void* codes = add(side.present, layout.codes(keys));
+  void* scale = add(side.present_scale, layout.scales(keys));
+  void* zero_point = add(side.present_zero_point, layout.scales(keys));
+  void* open = of_keys ? add(kOutput_present_key_open, layout.open()) : nullptr;
+  return layout.codes_at(keys, codes, scale, zero_point, open);
 }
 
 void Kernel::run(OrtKernelContext* context, const qfa_attention& attention) const {

@@ -2,10 +2,10 @@
 #ifndef QFA_ORT_KERNEL_H_
 #define QFA_ORT_KERNEL_H_
 
-#include <initializer_list>
 #include <memory>
 #include <string>
 
+#include "ort/cache.h"
 #include "ort/opspec.h"
 #include "ort/ort_abi.h"
 #include "qfa/qfa.h"
@@ -26,9 +26,13 @@ class Kernel {
  private:
   void read_types(const OrtKernelInfo* info);
   void validate_static_scales(const OrtKernelInfo* info) const;
-  void* allocate(OrtKernelContext* context, OutputIndex output,
-                 std::initializer_list<int64_t> extents) const;
+  void* allocate(OrtKernelContext* context, OutputIndex output, const int64_t* extents,
+                 size_t rank) const;
   void add_outputs(OrtKernelContext* context, size_t query_rank, qfa_attention* attention) const;
+  qfa_target add_present(OrtKernelContext* context, const CacheSide& side, int64_t channels,
+                         const qfa_attention& attention) const;
+  qfa_codes add_codes(OrtKernelContext* context, const CacheSide& side, int64_t channels,
+                      const qfa_attention& attention) const;
   void run(OrtKernelContext* context, const qfa_attention& attention) const;
 
   const OrtApi& api_;

@@ -42,9 +42,12 @@ enum OrtCharacteristic : int { kRequired = 0, kOptional = 1 };
 enum OrtElementType : int {
   kType_undefined = 0,
   kType_float = 1,
+  kType_uint8 = 2,
+  kType_int8 = 3,
   kType_int64 = 7,
   kType_bool = 9,
   kType_float16 = 10,
+  kType_double = 11,
   kType_bfloat16 = 16
 };
 enum OrtOpAttrType : int { ORT_OP_ATTR_INT = 1 };

@@ -63,8 +63,11 @@ static_assert(::OrtMemTypeDefault == static_cast<int>(qfa::ort::OrtMemTypeDefaul
 static_assert(::INPUT_OUTPUT_REQUIRED == static_cast<int>(qfa::ort::kRequired));
 static_assert(::INPUT_OUTPUT_OPTIONAL == static_cast<int>(qfa::ort::kOptional));
 static_assert(::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT == static_cast<int>(qfa::ort::kType_float));
+static_assert(::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8 == static_cast<int>(qfa::ort::kType_uint8));
+static_assert(::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8 == static_cast<int>(qfa::ort::kType_int8));
 static_assert(::ONNX_TENSOR_ELEMENT_DATA_TYPE_BOOL == static_cast<int>(qfa::ort::kType_bool));
 static_assert(::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16 == static_cast<int>(qfa::ort::kType_float16));
+static_assert(::ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE == static_cast<int>(qfa::ort::kType_double));
 static_assert(::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64 == static_cast<int>(qfa::ort::kType_int64));
 static_assert(::ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16 ==
               static_cast<int>(qfa::ort::kType_bfloat16));

@@ -3,6 +3,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <vector>
 
 #include "ort/custom_op.h"
 #include "ort/opspec.h"
@@ -14,12 +15,13 @@ namespace qfa::ort {
 namespace {
 
 struct Domain {
-  explicit Domain(const OrtSlot* table) : op(table) {
-    check(op.api, op.api.CreateCustomOpDomain(kDomain, &handle));
-    check(op.api, op.api.CustomOpDomain_Add(handle, &op));
+  explicit Domain(const OrtSlot* table) : ops(make_custom_ops(table)) {
+    const OrtApi api(table);
+    check(api, api.CreateCustomOpDomain(kDomain, &handle));
+    for (const auto& op : ops) check(api, api.CustomOpDomain_Add(handle, op.get()));
   }
 
-  CustomOp op;
+  std::vector<std::unique_ptr<CustomOp>> ops;
   OrtCustomOpDomain* handle = nullptr;
 };
 

@@ -1,8 +1,11 @@
 #include "ort/request.h"
 
+#include <string.h>
+
 #include <cmath>
 #include <string>
 
+#include "ort/cache.h"
 #include "ort/status.h"
 
 namespace qfa::ort {
@@ -56,21 +59,45 @@ Operand read_operand(const Inputs& inputs, InputIndex input, int64_t heads, cons
   return {extents[0], extents[2], channels, {view.data, dtype, heads * head, head, channels}};
 }
 
-// The past of key or value: (B, Hkv, P, channels).
-Operand read_past(const Inputs& inputs, InputIndex input, InputIndex of, const Operand& now,
-                  int64_t kv_heads) {
+// A tensor (B, Hkv, P, channels) of numbers.
+qfa_tensor dense_tensor(const Inputs& inputs, InputIndex input) {
   const TensorView& view = inputs.views[input];
-  const int64_t* extents = view.extents;
-  if (view.rank != 4 || extents[0] != now.batch || extents[1] != kv_heads ||
-      extents[3] != now.channels) {
-    reject(with_shape(input, view) + " does not fit " + with_shape(of, inputs.views[of]) +
-           " with Hkv = " + std::to_string(kv_heads));
-  }
-  const int64_t head = extents[2] * extents[3];
-  return {extents[0],
-          extents[2],
-          extents[3],
-          {view.data, to_dtype(inputs.types[input]), kv_heads * head, head, extents[3]}};
+  const int64_t channels = view.extents[3], head = view.extents[2] * channels;
+  return {view.data, to_dtype(inputs.types[input]), view.extents[1] * head, head, channels};
+}
+
+void expect_shape(const Attributes& attributes, const Inputs& inputs, InputIndex input,
+                  const CacheShape& shape, InputIndex of) {
+  if (shape.fits(inputs.views[input])) return;
+  reject(with_shape(input, inputs.views[input]) + " does not fit " +
+         with_shape(of, inputs.views[of]) + " with kv_format \"" + attributes.kv_format +
+         "\"; expected " + shape.text());
+}
+
+// Everything but the length P.
+void check_past(const Attributes& attributes, const Inputs& inputs, const CacheSide& side,
+                int64_t channels, const qfa_attention& a) {
+  const TensorView& view = inputs.views[side.past];
+  const CacheLayout layout{&attributes, side.past == kInput_past_key, a.batch, a.kv_heads,
+                           channels};
+  expect_shape(attributes, inputs, side.past, layout.codes(view.rank == 4 ? view.extents[2] : 0),
+               side.fresh);
+}
+
+qfa_codes read_codes(const Attributes& attributes, const Inputs& inputs, const CacheSide& side,
+                     int64_t channels, const qfa_attention& a) {
+  const bool of_keys = side.past == kInput_past_key;
+  const CacheLayout layout{&attributes, of_keys, a.batch, a.kv_heads, channels};
+  const auto data = [&](InputIndex input, const CacheShape& shape) -> void* {
+    if (!inputs.views[input].present) return nullptr;
+    expect_shape(attributes, inputs, input, shape, side.past);
+    return const_cast<void*>(inputs.views[input].data);
+  };
+  void* codes = const_cast<void*>(inputs.views[side.past].data);
+  void* scale = data(side.past_scale, layout.scales(a.past_length));
+  void* zero_point = data(side.past_zero_point, layout.scales(a.past_length));
+  void* open = of_keys ? data(kInput_past_key_open, layout.open()) : nullptr;
+  return layout.codes_at(a.past_length, codes, scale, zero_point, open);
 }
 
 // A mask that is one true, and a bias or mean that is one zero, change nothing and must cost
@@ -97,7 +124,8 @@ bool is_single_minus_infinity(const TensorView& view, OrtElementType type) {
 }
 
 void add_masks(const Inputs& inputs, qfa_attention& a) {
-  const int64_t scores[4] = {a.batch, a.heads, a.query_length, a.past_length + a.key_length};
+  const int64_t keys = a.past_length + (a.kv_shared != 0 ? 0 : a.key_length);
+  const int64_t scores[4] = {a.batch, a.heads, a.query_length, keys};
   const TensorView& mask = inputs.views[kInput_attn_mask];
   if (!is_neutral_mask(mask)) a.mask = broadcast("attn_mask", mask, scores);
   const TensorView& bias = inputs.views[kInput_attn_bias];
@@ -177,19 +205,45 @@ void add_operands(const Attributes& attributes, const Inputs& inputs, qfa_attent
   a.query = query.tensor;
   a.key = key.tensor;
   a.value = value.tensor;
+}
 
+void add_past(const Attributes& attributes, const Inputs& inputs, qfa_attention& a) {
   const TensorView& past_key = inputs.views[kInput_past_key];
   const TensorView& past_value = inputs.views[kInput_past_value];
+  a.kv_format = kv_format_of(attributes);
+  a.kv_shared = is_shared(attributes) ? 1 : 0;
   if (!past_key.present) return;
-  const Operand past_k = read_past(inputs, kInput_past_key, kInput_key, key, a.kv_heads);
-  const Operand past_v = read_past(inputs, kInput_past_value, kInput_value, value, a.kv_heads);
-  if (past_k.rows != past_v.rows) {
+  check_past(attributes, inputs, kKeySide, a.qk_channels, a);
+  check_past(attributes, inputs, kValueSide, a.v_channels, a);
+  if (past_key.extents[2] != past_value.extents[2]) {
     reject(with_shape(kInput_past_key, past_key) + " and " +
            with_shape(kInput_past_value, past_value) + " differ in the length P");
   }
-  a.past_length = past_k.rows;
-  a.past_key = past_k.tensor;
-  a.past_value = past_v.tensor;
+  a.past_length = past_key.extents[2];
+  if (!is_coded(attributes)) {
+    a.past_key = dense_tensor(inputs, kInput_past_key);
+    a.past_value = dense_tensor(inputs, kInput_past_value);
+    return;
+  }
+  a.past_keys = read_codes(attributes, inputs, kKeySide, a.qk_channels, a);
+  a.past_values = read_codes(attributes, inputs, kValueSide, a.v_channels, a);
+  a.v_group = attributes.group_size;
+  if (!has_channel_scales(attributes)) return;
+  a.k_channel_scale = static_cast<const float*>(inputs.views[kInput_past_key_scale].data);
+  a.v_channel_scale = static_cast<const float*>(inputs.views[kInput_past_value_scale].data);
+}
+
+// The buffers hold the tokens that kv_length counts, the T new ones last.
+void check_lengths(const Inputs& inputs, const qfa_attention& a) {
+  for (int64_t index = 0; index < a.kv_length_count; ++index) {
+    int64_t length;
+    memcpy(&length, a.kv_length + index, sizeof(length));
+    if (length >= a.key_length && length <= a.past_length) continue;
+    reject("kv_length holds " + std::to_string(length) + " at " + std::to_string(index) +
+           ", but with kv_update \"shared\" it counts the T = " + std::to_string(a.key_length) +
+           " new tokens and at most the P = " + std::to_string(a.past_length) + " rows of " +
+           with_shape(kInput_past_key, inputs.views[kInput_past_key]));
+  }
 }
 
 }  // namespace
@@ -214,6 +268,7 @@ qfa_attention make_request(const Attributes& attributes, const Inputs& inputs) {
   qfa_attention a{};
   a.struct_size = sizeof(a);
   add_operands(attributes, inputs, a);
+  add_past(attributes, inputs, a);
   a.scale = attributes.scale;
   a.is_causal = static_cast<int32_t>(attributes.is_causal);
   a.rotation = attributes.rotate == "hadamard" ? QFA_ROTATE_HADAMARD : QFA_ROTATE_NONE;
@@ -225,6 +280,7 @@ qfa_attention make_request(const Attributes& attributes, const Inputs& inputs) {
   a.has_right_window = attributes.right_window >= 0 ? 1 : 0;
   a.right_window = attributes.right_window;
   add_masks(inputs, a);
+  if (a.kv_shared != 0) check_lengths(inputs, a);
   add_sink(inputs, a);
   add_quantization(attributes, inputs, a);
   return a;

@@ -11,10 +11,13 @@ from typing import Final
 DOMAIN: Final = "ai.qfa"
 OP_TYPE: Final = "QuantFlashAttention"
 DOMAIN_VERSION: Final = 1
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 
 KEY_BLOCK: Final = 64
 """Keys that share one maximum when the softmax weights are quantized (part of the numeric contract)."""
+
+KEY_GROUP: Final = 32
+"""Tokens that share the scale of one channel in a 4-bit key cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,8 @@ class OpAttribute:
 
 
 FLOAT_TYPES: Final = ("float", "float16", "bfloat16")
+CACHE_TYPES: Final = (*FLOAT_TYPES, "int8", "uint8")
+SCALE_TYPES: Final = ("float", "float16")
 
 INPUTS: Final = (
     OpInput("query", FLOAT_TYPES, "(B, H, S, D) or (B, S, H * D)", True, "queries"),
@@ -67,9 +72,54 @@ INPUTS: Final = (
     OpInput("k_mean", ("float",), "(Hkv, D)", False, "subtracted from K before quantization"),
     OpInput("sink", FLOAT_TYPES, "(H)", False, "logit of one more key whose value is zero"),
     OpInput("kv_length", ("int64",), "(B)", False, "only the first kv_length[b] keys are seen"),
-    OpInput("past_key", FLOAT_TYPES, "(B, Hkv, P, D)", False, "keys in front of key; same type"),
     OpInput(
-        "past_value", FLOAT_TYPES, "(B, Hkv, P, Dv)", False, "values in front of value; same type"
+        "past_key",
+        CACHE_TYPES,
+        "(B, Hkv, P, D), int4: (B, Hkv, P, ceil(D / 2))",
+        False,
+        "keys in front of key",
+    ),
+    OpInput(
+        "past_value",
+        CACHE_TYPES,
+        "(B, Hkv, P, Dv), int4: (B, Hkv, P, ceil(Dv / 2))",
+        False,
+        "values in front of value",
+    ),
+    OpInput(
+        "past_key_scale",
+        SCALE_TYPES,
+        "(B, Hkv, P) or (Hkv, D) or (B, Hkv, ceil(P / 32), D)",
+        False,
+        "value of one code step of past_key",
+    ),
+    OpInput(
+        "past_value_scale",
+        SCALE_TYPES,
+        "(B, Hkv, P) or (Hkv, Dv) or (B, Hkv, P, ceil(Dv / group_size))",
+        False,
+        "value of one code step of past_value",
+    ),
+    OpInput(
+        "past_key_zero_point",
+        ("int8",),
+        "(B, Hkv, ceil(P / 32), D)",
+        False,
+        "code of 0 in past_key",
+    ),
+    OpInput(
+        "past_value_zero_point",
+        ("int8",),
+        "(B, Hkv, P, ceil(Dv / group_size))",
+        False,
+        "code of 0 in past_value",
+    ),
+    OpInput(
+        "past_key_open",
+        FLOAT_TYPES,
+        "(B, Hkv, 32, D)",
+        False,
+        "newest keys of an int4 cache; same type as key",
     ),
 )
 
@@ -81,8 +131,51 @@ OUTPUTS: Final = (
         True,
         "attention output",
     ),
-    OpInput("present_key", FLOAT_TYPES, "(B, Hkv, P + T, D)", False, "past_key, then key"),
-    OpInput("present_value", FLOAT_TYPES, "(B, Hkv, P + T, Dv)", False, "past_value, then value"),
+    OpInput(
+        "present_key", CACHE_TYPES, "as past_key, of P + T tokens", False, "past_key, then key"
+    ),
+    OpInput(
+        "present_value",
+        CACHE_TYPES,
+        "as past_value, of P + T tokens",
+        False,
+        "past_value, then value",
+    ),
+    OpInput(
+        "present_key_scale",
+        SCALE_TYPES,
+        "as past_key_scale, of P + T tokens",
+        False,
+        "value of one code step of present_key",
+    ),
+    OpInput(
+        "present_value_scale",
+        SCALE_TYPES,
+        "as past_value_scale, of P + T tokens",
+        False,
+        "value of one code step of present_value",
+    ),
+    OpInput(
+        "present_key_zero_point",
+        ("int8",),
+        "(B, Hkv, ceil((P + T) / 32), D)",
+        False,
+        "code of 0 in present_key",
+    ),
+    OpInput(
+        "present_value_zero_point",
+        ("int8",),
+        "(B, Hkv, P + T, ceil(Dv / group_size))",
+        False,
+        "code of 0 in present_value",
+    ),
+    OpInput(
+        "present_key_open",
+        FLOAT_TYPES,
+        "(B, Hkv, 32, D)",
+        False,
+        "newest keys of an int4 cache; same type as key",
+    ),
 )
 
 ATTRIBUTES: Final = (
@@ -120,7 +213,44 @@ ATTRIBUTES: Final = (
     ),
     OpAttribute("left_window", "int", -1, (), "keys j >= p - left_window are seen; -1: all"),
     OpAttribute("right_window", "int", -1, (), "keys j <= p + right_window are seen; -1: all"),
+    OpAttribute(
+        "kv_format",
+        "string",
+        "float",
+        ("float", "int8", "int4", "fp8e4m3", "fp8e5m2"),
+        "what past and present hold; float: numbers of the type of key",
+    ),
+    OpAttribute(
+        "kv_granularity",
+        "string",
+        "token",
+        ("token", "channel"),
+        "what shares a scale in an int8 cache; channel: given scales of (Hkv, D) and (Hkv, Dv)",
+    ),
+    OpAttribute(
+        "group_size",
+        "int",
+        32,
+        (),
+        "channels that share a scale of V in an int4 cache; multiple of 32",
+    ),
+    OpAttribute(
+        "kv_update",
+        "string",
+        "concat",
+        ("concat", "shared"),
+        "shared: past and present are buffers of P rows, of which kv_length[b] are in use in the end",
+    ),
 )
+
+
+CACHE_ATTRIBUTES: Final = ("kv_format", "kv_granularity", "group_size", "kv_update")
+"""Attributes that say what past and present are. With their defaults they are what standard operators can join."""
+
+
+def attribute_default(name: str) -> int | float | str | None:
+    """Returns the default of an attribute; raises ``KeyError`` for an unknown name."""
+    return {spec.name: spec.default for spec in ATTRIBUTES}[name]
 
 
 def input_index(name: str) -> int:

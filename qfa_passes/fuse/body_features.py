@@ -18,6 +18,7 @@ from onnx import NodeProto, helper
 
 from qfa_passes.core import opspec
 from qfa_passes.core.formats import AttentionFormat, Rotation, ScaleMode
+from qfa_passes.core.printable import printable
 from qfa_passes.errors import UnsupportedModelError
 
 OPTIONAL_INPUTS: Final = (
@@ -92,10 +93,12 @@ class BodyFeatures:
 
         Raises:
             UnsupportedModelError: All nodes are in int8 and differ in scale_mode or rotate, so that
-                no single body serves them.
+                no single body serves them; or a node's cache holds codes or is shared.
         """
         nodes = list(nodes)
         settings = [_settings(node) for node in nodes]
+        for node, entry in zip(nodes, settings, strict=True):
+            _check_cache(node, entry)
         compute, mode, rotate = AttentionFormat.FLOAT, ScaleMode.DYNAMIC, Rotation.NONE
         if all(entry["compute_format"] == AttentionFormat.INT8 for entry in settings):
             compute, (mode, rotate) = AttentionFormat.INT8, _agreed(settings)
@@ -159,6 +162,17 @@ def _settings(node: NodeProto) -> dict[str, Any]:
         value = helper.get_attribute_value(item)
         settings[item.name] = value.decode() if isinstance(value, bytes) else value
     return settings
+
+
+def _check_cache(node: NodeProto, settings: dict[str, Any]) -> None:
+    """Raises for a cache that standard operators cannot join: no body is better than a wrong one."""
+    for name in opspec.CACHE_ATTRIBUTES:
+        if settings[name] != opspec.attribute_default(name):
+            raise UnsupportedModelError(
+                f"attention node '{printable(node.name)}' has {name} {settings[name]}",
+                why="the function body serves only caches of numbers that are joined by copying",
+                hint="run the model with the operator library, as it is",
+            )
 
 
 def _agreed(settings: list[dict[str, Any]]) -> tuple[ScaleMode, Rotation]:

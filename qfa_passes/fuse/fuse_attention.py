@@ -147,7 +147,7 @@ def _attributes(site: AttentionSite, plan: SitePlan) -> dict[str, object]:
         "queries_at_end": int(site.mask.queries_at_end),
         "left_window": site.mask.left_window,
         "right_window": site.mask.right_window,
-    }
+    } | {name: opspec.attribute_default(name) for name in opspec.CACHE_ATTRIBUTES}
 
 
 def _positional(inputs: Mapping[str, gs.Tensor]) -> list[gs.Tensor]:

@@ -297,3 +297,11 @@ def test_nodes_of_an_older_schema_are_completed() -> None:
     }
     assert list(written) == [item.name for item in opspec.ATTRIBUTES]
     assert written["schema_version"] == opspec.SCHEMA_VERSION
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("kv_format", "int8"), ("kv_format", "fp8e5m2"), ("kv_update", "shared")]
+)
+def test_a_cache_of_codes_has_no_body(name: str, value: str) -> None:
+    with pytest.raises(UnsupportedModelError, match=f"{name} {value}.*only caches of numbers"):
+        attach_body(model_of({}, {name: value}), 16)

@@ -32,6 +32,10 @@ VALID = {
     "queries_at_end": 0,
     "left_window": -1,
     "right_window": -1,
+    "kv_format": "float",
+    "kv_granularity": "token",
+    "group_size": 32,
+    "kv_update": "concat",
 }
 """Attributes that go with `qkv()`."""
 

@@ -29,7 +29,7 @@ def failure(attributes: dict[str, Any], **more: Any) -> str:
         ({"compute_format": "int3"}, ['compute_format is "int3"', "int8"]),
         ({"scale_mode": "eager"}, ['scale_mode is "eager"', "dynamic, static"]),
         ({"rotate": "spin"}, ['rotate is "spin"', "none, hadamard"]),
-        ({"schema_version": 3}, ["schema_version is 3", "versions 1 to 2", "install"]),
+        ({"schema_version": 4}, ["schema_version is 4", "versions 1 to 3", "install"]),
         ({"schema_version": 0}, ["schema_version is 0"]),
         ({"softcap": -1.0}, ["softcap is -1", "0 is off"]),
         ({"softcap": float("nan")}, ["softcap is nan", "finite"]),

@@ -1,0 +1,170 @@
+#include "ort/cache.h"
+
+#include <initializer_list>
+
+#include "ort/status.h"
+
+namespace qfa::ort {
+namespace {
+
+[[noreturn]] void reject(const std::string& text) { throw Failure(ORT_INVALID_ARGUMENT, text); }
+
+std::string name_of(InputIndex input) { return kInputs[input].name; }
+std::string name_of(OutputIndex output) { return kOutputs[output].name; }
+
+std::string format_of(const Attributes& attributes) {
+  return "kv_format is \"" + attributes.kv_format + "\"" +
+         (has_channel_scales(attributes) ? " with scales per channel" : "");
+}
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Where both are absent, the node has no cache to read.
+void check_past(const Attributes& attributes, const OrtElementType* types) {
+  const auto is_given = [&](InputIndex input) { return types[input] != kType_undefined; };
+  if (is_given(kInput_past_key) != is_given(kInput_past_value)) {
+    reject("only one of past_key and past_value is given; give both or neither");
+  }
+  if (is_given(kInput_past_key)) return;
+  if (is_coded(attributes) || is_shared(attributes)) {
+    reject("past_key and past_value are missing, but " +
+           (is_coded(attributes)
+                ? format_of(attributes) + "; give them, P = 0 where nothing is past"
+                : std::string("kv_update is \"shared\"; give the buffers")));
+  }
+}
+
+// An input that a format must have, or must not have.
+void check_input(const Attributes& attributes, const OrtElementType* types, InputIndex input,
+                 bool belongs, OrtElementType type, const char* type_name) {
+  if (types[input] == kType_undefined) {
+    if (!belongs) return;
+    reject(name_of(input) + " is missing, but " + format_of(attributes));
+  }
+  if (!belongs) {
+    reject(name_of(input) + " is given, but " + format_of(attributes) + "; leave it out");
+  }
+  if (types[input] != type) {
+    reject(name_of(input) + " must have the element type " + type_name + ", as " +
+           format_of(attributes));
+  }
+}
+
+// Without the scales a cache of codes is worth nothing, and the other way round.
+void check_output(const Attributes& attributes, const bool* wants, OutputIndex output,
+                  OutputIndex codes, bool belongs) {
+  if (wants[output] && !belongs) {
+    reject("output " + name_of(output) + " is asked for, but " + format_of(attributes) +
+           "; leave it out");
+  }
+  if (belongs && wants[output] != wants[codes]) {
+    reject("only one of the outputs " + name_of(codes) + " and " + name_of(output) +
+           " is asked for, but " + format_of(attributes) + "; ask for both or neither");
+  }
+}
+
+}  // namespace
+
+std::string CacheShape::text() const {
+  std::string text = "(";
+  for (size_t axis = 0; axis < rank; ++axis) {
+    text += (axis == 0 ? "" : ", ") + std::to_string(extents[axis]);
+  }
+  return text + ")";
+}
+
+bool CacheShape::fits(const TensorView& view) const {
+  if (view.rank != rank) return false;
+  for (size_t axis = 0; axis < rank; ++axis) {
+    if (view.extents[axis] != extents[axis]) return false;
+  }
+  return true;
+}
+
+CacheShape CacheLayout::codes(int64_t rows) const {
+  const bool packed = has_zero_points(*attributes);
+  return {4, {batch, kv_heads, rows, packed ? ceil_div(channels, 2) : channels}};
+}
+
+CacheShape CacheLayout::scales(int64_t rows) const {
+  if (has_channel_scales(*attributes)) return {2, {kv_heads, channels}};
+  if (!has_zero_points(*attributes)) return {3, {batch, kv_heads, rows}};
+  if (of_keys) return {4, {batch, kv_heads, ceil_div(rows, QFA_INT4_KEY_GROUP), channels}};
+  return {4, {batch, kv_heads, rows, ceil_div(channels, attributes->group_size)}};
+}
+
+CacheShape CacheLayout::open() const {
+  return {4, {batch, kv_heads, QFA_INT4_KEY_GROUP, channels}};
+}
+
+qfa_codes CacheLayout::codes_at(int64_t rows, void* codes, void* scale, void* zero_point,
+                                void* open) const {
+  qfa_codes side{};
+  const auto dense = [](const CacheShape& shape, int64_t (&strides)[3]) {
+    strides[2] = shape.rank == 4 ? shape.extents[3] : 1;
+    strides[1] = strides[2] * shape.extents[2];
+    strides[0] = strides[1] * shape.extents[1];
+  };
+  side.codes = codes;
+  dense(this->codes(rows), side.codes_strides);
+  if (!has_channel_scales(*attributes)) {
+    side.scale = scale;
+    side.zero_point = zero_point;
+    dense(scales(rows), side.scale_strides);
+  }
+  side.open = open;
+  dense(this->open(), side.open_strides);
+  return side;
+}
+
+bool is_coded(const Attributes& attributes) { return attributes.kv_format != "float"; }
+
+bool is_shared(const Attributes& attributes) { return attributes.kv_update == "shared"; }
+
+bool has_channel_scales(const Attributes& attributes) {
+  return attributes.kv_granularity == "channel";
+}
+
+bool has_zero_points(const Attributes& attributes) { return attributes.kv_format == "int4"; }
+
+qfa_kv_format kv_format_of(const Attributes& attributes) {
+  if (attributes.kv_format == "int8") return QFA_KV_INT8;
+  if (attributes.kv_format == "int4") return QFA_KV_INT4;
+  if (attributes.kv_format == "fp8e4m3") return QFA_KV_FP8E4M3;
+  if (attributes.kv_format == "fp8e5m2") return QFA_KV_FP8E5M2;
+  return QFA_KV_FLOAT;
+}
+
+void check_cache_tensors(const Attributes& attributes, const OrtElementType* types,
+                         const bool* wants) {
+  const bool coded = is_coded(attributes), offset = has_zero_points(attributes);
+  check_past(attributes, types);
+  if (is_shared(attributes) && types[kInput_kv_length] == kType_undefined) {
+    reject(
+        "kv_length is missing, but kv_update is \"shared\"; give the tokens of each batch, new "
+        "ones "
+        "included");
+  }
+  for (const CacheSide& side : {kKeySide, kValueSide}) {
+    if (!coded && types[side.past] != kType_undefined && types[side.past] != types[side.fresh]) {
+      reject(
+          "past_key and past_value must have the element type of key and value, as kv_format is "
+          "\"float\"; insert a Cast before the node");
+    }
+    const bool is_signed = attributes.kv_format == "int8";
+    if (coded) {
+      check_input(attributes, types, side.past, true, is_signed ? kType_int8 : kType_uint8,
+                  is_signed ? "int8" : "uint8");
+    }
+    check_input(attributes, types, side.past_scale, coded, offset ? kType_float16 : kType_float,
+                offset ? "float16" : "float");
+    check_input(attributes, types, side.past_zero_point, offset, kType_int8, "int8");
+    check_output(attributes, wants, side.present_scale, side.present,
+                 coded && !has_channel_scales(attributes));
+    check_output(attributes, wants, side.present_zero_point, side.present, offset);
+  }
+  check_input(attributes, types, kInput_past_key_open, offset, types[kInput_key], "of key");
+  check_output(attributes, wants, kOutput_present_key_open, kOutput_present_key, offset);
+}
+
+}  // namespace qfa::ort
