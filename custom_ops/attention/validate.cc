@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "attention/aliasing.h"
+#include "attention/check_cache.h"
 #include "attention/dtype.h"
 #include "attention/rotation.h"
 #include "attention/status.h"
@@ -15,12 +16,21 @@ namespace {
 
 constexpr int64_t kMostElements = INT64_MAX / 16;
 constexpr uint32_t kLongestStruct = 4096;
-constexpr uint32_t kFirstStruct = offsetof(qfa_attention, compute);  // of version 1
+// The structs of earlier versions.
+constexpr uint32_t kStructs[] = {offsetof(qfa_attention, compute),
+                                 offsetof(qfa_attention, kv_format)};
+
+bool is_struct_size(uint32_t size) {
+  for (const uint32_t known : kStructs) {
+    if (size == known) return true;
+  }
+  return size >= sizeof(qfa_attention) && size <= kLongestStruct;
+}
 
 qfa_status copy_request(const qfa_attention* request, qfa_attention* checked) {
   if (request == nullptr) return fail(QFA_INVALID_ARGUMENT, "attention is null; pass a request");
   const uint32_t size = request->struct_size;
-  if (size != kFirstStruct && (size < sizeof(qfa_attention) || size > kLongestStruct)) {
+  if (!is_struct_size(size)) {
     return fail(QFA_INVALID_ARGUMENT,
                 "attention.struct_size is %" PRIu32
                 ", this library expects %zu; set it to sizeof(qfa_attention)",
@@ -120,7 +130,7 @@ qfa_status check_extensions(const qfa_attention& a) {
                 "kv_length has %" PRId64 " lengths; give 1, or one for each of %" PRId64 " batches",
                 a.kv_length_count, a.batch);
   }
-  if (a.past_length > 0 &&
+  if (a.kv_format == QFA_KV_FLOAT && a.past_length > 0 &&
       (a.past_key.dtype != a.key.dtype || a.past_value.dtype != a.value.dtype)) {
     return fail(QFA_INVALID_ARGUMENT,
                 "past_key and past_value have element types %d and %d, key and value %d and %d; "
@@ -174,6 +184,7 @@ qfa_status check_values(const qfa_attention& a) {
   if (status == QFA_OK) status = check_scales("k_scale", a.k_scale, a.k_scale_count, a.kv_heads);
   if (status == QFA_OK) status = check_scales("v_scale", a.v_scale, a.v_scale_count, a.kv_heads);
   if (status == QFA_OK) status = check_extensions(a);
+  if (status == QFA_OK) status = check_cache(a);
   return status;
 }
 
@@ -185,11 +196,13 @@ qfa_status check_pointers(const qfa_attention& a) {
     return fail(QFA_INVALID_ARGUMENT, "%s is null and T is %" PRId64,
                 a.key.data == nullptr ? "key.data" : "value.data", a.key_length);
   }
-  if (a.past_length > 0 && (a.past_key.data == nullptr || a.past_value.data == nullptr)) {
+  if (a.kv_format == QFA_KV_FLOAT && a.past_length > 0 &&
+      (a.past_key.data == nullptr || a.past_value.data == nullptr)) {
     return fail(QFA_INVALID_ARGUMENT, "%s is null and P is %" PRId64,
                 a.past_key.data == nullptr ? "past_key.data" : "past_value.data", a.past_length);
   }
-  return check_aliasing(a);
+  const qfa_status status = check_cache_pointers(a);
+  return status == QFA_OK ? check_aliasing(a) : status;
 }
 
 }  // namespace
@@ -199,7 +212,8 @@ bool is_empty(const qfa_attention& a) {
 }
 
 bool is_idle(const qfa_attention& a) {
-  const bool wants_keys = a.present_key.data != nullptr || a.present_value.data != nullptr;
+  const bool wants_keys = a.present_key.data != nullptr || a.present_value.data != nullptr ||
+                          a.present_keys.codes != nullptr || a.present_values.codes != nullptr;
   const bool has_keys =
       a.batch != 0 && a.kv_heads != 0 && (a.past_length != 0 || a.key_length != 0);
   return is_empty(a) && !(wants_keys && has_keys);
