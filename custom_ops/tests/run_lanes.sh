@@ -6,6 +6,7 @@
 #   tsan     ThreadSanitizer, the threaded tests
 #   aarch64  64-bit ARM under qemu (Debian: g++-aarch64-linux-gnu qemu-user)
 #   baseline x86-64 without AVX under qemu: nothing outside the per-set files may need more than SSE2
+#   fuzz     the C interface for FUZZ_SECONDS (600), see ../fuzz/run.sh
 #   valgrind automatic dispatch and memory under Valgrind, which hides AVX-512 and AMX
 # Usage: run_lanes.sh [-B BUILD_DIR] [LANE...]
 set -eu
@@ -26,7 +27,7 @@ configure() { # lane, further options
   cmake --build "$build/$lane" -j "${JOBS:-2}" >/dev/null
 }
 
-for lane in ${*:-plain asan msan tsan aarch64 baseline valgrind}; do
+for lane in ${*:-plain asan msan tsan aarch64 baseline valgrind fuzz}; do
   echo "== $lane"
   case $lane in
     plain)
@@ -66,6 +67,9 @@ for lane in ${*:-plain asan msan tsan aarch64 baseline valgrind}; do
       for test in dispatch_test validation_test; do
         valgrind -q --error-exitcode=9 --leak-check=full "$build/plain/tests/$test"
       done
+      ;;
+    fuzz)
+      "$source/fuzz/run.sh" -B "$build/fuzz" "${FUZZ_SECONDS:-600}"
       ;;
     *)
       echo "unknown lane $lane" >&2
