@@ -15,6 +15,16 @@ class AttentionFormat(StrEnum):
     FLOAT = "float"  # fused, nothing is quantized
 
 
+class CacheFormat(StrEnum):
+    """What a key/value cache holds."""
+
+    FLOAT = "float"
+    INT8 = "int8"
+    INT4 = "int4"
+    FP8E4M3 = "fp8e4m3"
+    FP8E5M2 = "fp8e5m2"
+
+
 class LinearFormat(StrEnum):
     """Arithmetic of linear layers."""
 
