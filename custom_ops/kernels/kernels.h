@@ -167,7 +167,8 @@ using float_accumulate_fn = void(const float* values, int64_t channels, const fl
 
 // Where only a few queries read a block of keys, lanes are keys or channels instead: each row of K
 // and V is then read once, as it lies in memory. These kernels compute the same bits as those with
-// a query in each lane.
+// a query in each lane. They may ask the memory for the 64 rows after those they were given, which
+// need not exist.
 inline constexpr int kMostFew = 8;
 
 // scores[q][j] = sum over c < width of keys[j][c] * queries[q][c], exact. scores has rows of 64;

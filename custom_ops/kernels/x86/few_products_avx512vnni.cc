@@ -3,6 +3,8 @@
 
 #include "kernels/kernels.h"
 
+#define QFA_INLINE inline __attribute__((always_inline))
+
 namespace qfa {
 namespace {
 
@@ -11,10 +13,35 @@ constexpr int64_t kMostWidth = 1024;
 
 __m512i load(const void* from) { return _mm512_loadu_si512(from); }
 
+// Asks for the rows that follow a block, line by line in the order of their addresses. What hides
+// memory is a steady trickle of requests: those for a block at once would wait for each other, and
+// processors by themselves do not look far enough.
+class Ahead {
+ public:
+  Ahead(const int8_t* rows, int64_t stride, int64_t width)
+      : row_(rows + kKeyBlock * stride), stride_(stride), width_(width) {}
+
+  template <int lines>
+  QFA_INLINE void fetch() {
+#pragma GCC unroll 8
+    for (int i = 0; i < lines; ++i) {
+      _mm_prefetch(reinterpret_cast<const char*>(row_ + column_), _MM_HINT_T0);
+      column_ += 64;
+      if (column_ == width_) {
+        row_ += stride_;
+        column_ = 0;
+      }
+    }
+  }
+
+ private:
+  const int8_t* row_;
+  int64_t stride_, width_, column_ = 0;
+};
+
 // sum += four unsigned codes of each lane times four signed codes. In assembly because GCC 12
 // copies accumulators around the intrinsic.
-inline __attribute__((always_inline)) void dot(__m512i& sum, __m512i unsigned_codes,
-                                               __m512i signed_codes) {
+QFA_INLINE void dot(__m512i& sum, __m512i unsigned_codes, __m512i signed_codes) {
   __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(unsigned_codes), "v"(signed_codes));
 }
 
@@ -29,8 +56,7 @@ struct Packed {
 };
 
 template <int queries>
-inline __attribute__((always_inline)) void pack(const int8_t* rows, int64_t width,
-                                                Packed<queries>& packed) {
+QFA_INLINE void pack(const int8_t* rows, int64_t width, Packed<queries>& packed) {
   const __m512i middle = _mm512_set1_epi8(-128);
   for (int q = 0; q < queries; ++q) {
     __m512i sum = _mm512_setzero_si512();
@@ -50,8 +76,7 @@ inline __attribute__((always_inline)) void pack(const int8_t* rows, int64_t widt
 }
 
 // group[i]: group i of the channels of four keys, as unsigned codes.
-inline __attribute__((always_inline)) void load_keys(const int8_t* keys, int64_t stride,
-                                                     __m512i (&group)[4]) {
+QFA_INLINE void load_keys(const int8_t* keys, int64_t stride, __m512i (&group)[4]) {
   const __m512i middle = _mm512_set1_epi8(-128);
   __m512i key[4];
   for (int k = 0; k < 4; ++k) key[k] = _mm512_xor_si512(middle, load(keys + k * stride));
@@ -67,15 +92,16 @@ inline __attribute__((always_inline)) void load_keys(const int8_t* keys, int64_t
 
 // Sums of eight keys, in two parts each: 128 bits hold keys 0-3, again 0-3, 4-7 and 4-7.
 template <int queries>
-inline __attribute__((always_inline)) void score_eight(const int8_t* keys, int64_t stride,
-                                                       int64_t width, const Packed<queries>& packed,
-                                                       __m512i (&halves)[queries]) {
+QFA_INLINE void score_eight(const int8_t* keys, int64_t stride, int64_t width,
+                            const Packed<queries>& packed, Ahead& ahead,
+                            __m512i (&halves)[queries]) {
   __m512i sum[2][queries];
 #pragma GCC unroll 8
   for (int q = 0; q < queries; ++q) {
     sum[0][q] = sum[1][q] = _mm512_load_si512(packed.offset[q]);
   }
   for (int64_t c = 0; c < width; c += 64) {
+    ahead.fetch<8>();
     __m512i group[2][4];
     load_keys(keys + c, stride, group[0]);
     load_keys(keys + 4 * stride + c, stride, group[1]);
@@ -103,10 +129,11 @@ void scores_of(const int8_t* keys, int64_t stride, int64_t width, const int8_t* 
                int32_t* scores) {
   Packed<queries> packed;
   pack(rows, width, packed);
+  Ahead ahead(keys, stride, width);
   for (int j = 0; j < key_count; j += 16) {
     __m512i low[queries], high[queries];
-    score_eight(keys + j * stride, stride, width, packed, low);
-    score_eight(keys + (j + 8) * stride, stride, width, packed, high);
+    score_eight(keys + j * stride, stride, width, packed, ahead, low);
+    score_eight(keys + (j + 8) * stride, stride, width, packed, ahead, high);
 #pragma GCC unroll 8
     for (int q = 0; q < queries; ++q) {
       const __m512i even = _mm512_shuffle_i32x4(low[q], high[q], 0x88);
@@ -120,48 +147,60 @@ void scores_of(const int8_t* keys, int64_t stride, int64_t width, const int8_t* 
 template <int queries>
 using ChannelSums = int32_t[queries][4][16];
 
-// Registers `from` to `from + count` of the sums: four rows of V are interleaved, so that 32 bits
-// hold four keys of one channel.
-template <int queries, int from, int count>
-inline __attribute__((always_inline)) void sum_channels(const int8_t* values, int64_t stride,
-                                                        const uint8_t* weights,
-                                                        ChannelSums<queries>& sums) {
-  __m512i sum[count][queries];
+// Registers `from` to `from + count` of the sums of `runs` times 64 channels: four rows of V are
+// interleaved, so that 32 bits hold four keys of one channel.
+template <int queries, int runs, int from, int count>
+QFA_INLINE void sum_channels(const int8_t* values, int64_t stride, const uint8_t* weights,
+                             Ahead& ahead, ChannelSums<queries> (&sums)[runs]) {
+  __m512i sum[runs][count][queries];
+#pragma GCC unroll 2
+  for (int r = 0; r < runs; ++r) {
 #pragma GCC unroll 4
-  for (int v = 0; v < count; ++v) {
+    for (int v = 0; v < count; ++v) {
 #pragma GCC unroll 8
-    for (int q = 0; q < queries; ++q) sum[v][q] = _mm512_setzero_si512();
+      for (int q = 0; q < queries; ++q) sum[r][v][q] = _mm512_setzero_si512();
+    }
   }
   for (int j = 0; j < kKeyBlock; j += 4) {
-    const int8_t* rows = values + j * stride;
-    const __m512i row[4] = {load(rows), load(rows + stride), load(rows + 2 * stride),
-                            load(rows + 3 * stride)};
-    __m512i channels[4];
-    if (from == 0) {
-      const __m512i low01 = _mm512_unpacklo_epi8(row[0], row[1]);
-      const __m512i low23 = _mm512_unpacklo_epi8(row[2], row[3]);
-      channels[0] = _mm512_unpacklo_epi16(low01, low23);
-      channels[1] = _mm512_unpackhi_epi16(low01, low23);
-    }
-    if (from + count == 4) {
-      const __m512i high01 = _mm512_unpackhi_epi8(row[0], row[1]);
-      const __m512i high23 = _mm512_unpackhi_epi8(row[2], row[3]);
-      channels[2] = _mm512_unpacklo_epi16(high01, high23);
-      channels[3] = _mm512_unpackhi_epi16(high01, high23);
+    if (from == 0) ahead.fetch<4 * runs>();
+    __m512i channels[runs][4];
+#pragma GCC unroll 2
+    for (int r = 0; r < runs; ++r) {
+      __m512i row[4];
+#pragma GCC unroll 4
+      for (int k = 0; k < 4; ++k) row[k] = load(values + (j + k) * stride + 64 * r);
+      if (from == 0) {
+        const __m512i low01 = _mm512_unpacklo_epi8(row[0], row[1]);
+        const __m512i low23 = _mm512_unpacklo_epi8(row[2], row[3]);
+        channels[r][0] = _mm512_unpacklo_epi16(low01, low23);
+        channels[r][1] = _mm512_unpackhi_epi16(low01, low23);
+      }
+      if (from + count == 4) {
+        const __m512i high01 = _mm512_unpackhi_epi8(row[0], row[1]);
+        const __m512i high23 = _mm512_unpackhi_epi8(row[2], row[3]);
+        channels[r][2] = _mm512_unpacklo_epi16(high01, high23);
+        channels[r][3] = _mm512_unpackhi_epi16(high01, high23);
+      }
     }
 #pragma GCC unroll 8
     for (int q = 0; q < queries; ++q) {
       int32_t four;
       __builtin_memcpy(&four, weights + q * kKeyBlock + j, 4);
       const __m512i weight = _mm512_set1_epi32(four);
+#pragma GCC unroll 2
+      for (int r = 0; r < runs; ++r) {
 #pragma GCC unroll 4
-      for (int v = 0; v < count; ++v) dot(sum[v][q], weight, channels[from + v]);
+        for (int v = 0; v < count; ++v) dot(sum[r][v][q], weight, channels[r][from + v]);
+      }
     }
   }
+#pragma GCC unroll 2
+  for (int r = 0; r < runs; ++r) {
 #pragma GCC unroll 4
-  for (int v = 0; v < count; ++v) {
+    for (int v = 0; v < count; ++v) {
 #pragma GCC unroll 8
-    for (int q = 0; q < queries; ++q) _mm512_store_si512(sums[q][from + v], sum[v][q]);
+      for (int q = 0; q < queries; ++q) _mm512_store_si512(sums[r][q][from + v], sum[r][v][q]);
+    }
   }
 }
 
@@ -184,18 +223,40 @@ void join(const int32_t (&sums)[4][16], float keep, float gain, float* output) {
   }
 }
 
+// As many sums as registers hold stay there: all channels of a few queries, or half of those of
+// many.
+template <int queries, int runs>
+QFA_INLINE void accumulate_runs(const int8_t* values, int64_t stride, int64_t channels,
+                                const uint8_t* weights, const float* keep, const float* gain,
+                                Ahead& ahead, float* output) {
+  alignas(64) ChannelSums<queries> sums[runs];
+  if constexpr (queries <= 4) {
+    sum_channels<queries, runs, 0, 4>(values, stride, weights, ahead, sums);
+  } else {
+    sum_channels<queries, runs, 0, 2>(values, stride, weights, ahead, sums);
+    sum_channels<queries, runs, 2, 2>(values, stride, weights, ahead, sums);
+  }
+  for (int r = 0; r < runs; ++r) {
+    for (int q = 0; q < queries; ++q) {
+      join(sums[r][q], keep[q], gain[q], output + q * channels + 64 * r);
+    }
+  }
+}
+
 template <int queries>
 void accumulate_of(const int8_t* values, int64_t stride, int64_t channels, const uint8_t* weights,
                    const float* keep, const float* gain, float* output) {
-  for (int64_t c = 0; c < channels; c += 64) {
-    alignas(64) ChannelSums<queries> sums;
-    if constexpr (queries <= 4) {
-      sum_channels<queries, 0, 4>(values + c, stride, weights, sums);
-    } else {
-      sum_channels<queries, 0, 2>(values + c, stride, weights, sums);
-      sum_channels<queries, 2, 2>(values + c, stride, weights, sums);
+  Ahead ahead(values, stride, channels);
+  int64_t c = 0;
+  if constexpr (queries <= 2) {
+    for (; c + 128 <= channels; c += 128) {
+      accumulate_runs<queries, 2>(values + c, stride, channels, weights, keep, gain, ahead,
+                                  output + c);
     }
-    for (int q = 0; q < queries; ++q) join(sums[q], keep[q], gain[q], output + q * channels + c);
+  }
+  for (; c < channels; c += 64) {
+    accumulate_runs<queries, 1>(values + c, stride, channels, weights, keep, gain, ahead,
+                                output + c);
   }
 }
 
