@@ -4,18 +4,32 @@
 #   asan     AddressSanitizer and UndefinedBehaviorSanitizer
 #   msan     MemorySanitizer (Clang; CLANG names its C compiler, by default clang)
 #   tsan     ThreadSanitizer, the threaded tests
-#   aarch64  64-bit ARM under qemu (Debian: g++-aarch64-linux-gnu qemu-user)
+#   aarch64  64-bit ARM under qemu (Debian: g++-aarch64-linux-gnu qemu-user), on processors with the
+#            matrix product, with the dot product only, and with neither
 #   baseline x86-64 without AVX under qemu: nothing outside the per-set files may need more than SSE2
-#   fuzz     the C interface for FUZZ_SECONDS (600), see ../fuzz/run.sh
 #   valgrind automatic dispatch and memory under Valgrind, which hides AVX-512 and AMX
-# Usage: run_lanes.sh [-B BUILD_DIR] [LANE...]
+#   powers   2^x of every float of [-126, 0] in every instruction set
+#   fuzz     the C interface for FUZZ_SECONDS (600), see ../fuzz/run.sh
+# Usage: run_lanes.sh [-B BUILD_DIR] [-R TESTS] [LANE...]
+# -R runs only those tests that match, as ctest does, in lanes that run all.
 set -eu
 source=$(cd "$(dirname "$0")/.." && pwd)
 build=${TMPDIR:-/tmp}/qfa-lanes
-if [ "${1:-}" = -B ]; then
-  build=$2
+tests=.
+while [ $# -ge 2 ]; do
+  case $1 in
+    -B) build=$2 ;;
+    -R) tests=$2 ;;
+    *) break ;;
+  esac
   shift 2
-fi
+done
+
+run_tests() { # lane, further options
+  lane=$1
+  shift
+  ctest --test-dir "$build/$lane" --output-on-failure -R "$tests" "$@"
+}
 
 configure() { # lane, further options
   lane=$1
@@ -27,16 +41,16 @@ configure() { # lane, further options
   cmake --build "$build/$lane" -j "${JOBS:-2}" >/dev/null
 }
 
-for lane in ${*:-plain asan msan tsan aarch64 baseline valgrind fuzz}; do
+for lane in ${*:-plain asan msan tsan aarch64 baseline valgrind powers fuzz}; do
   echo "== $lane"
   case $lane in
     plain)
       configure plain
-      ctest --test-dir "$build/plain" --output-on-failure
+      run_tests plain
       ;;
     asan)
       configure asan -DQFA_SANITIZE=address,undefined
-      ctest --test-dir "$build/asan" --output-on-failure
+      run_tests asan
       ;;
     msan)
       # Optimized like the others: Clang's MemorySanitizer follows AVX's masked stores only once the
@@ -45,7 +59,7 @@ for lane in ${*:-plain asan msan tsan aarch64 baseline valgrind fuzz}; do
       clang=${CLANG:-clang}
       configure msan -DQFA_SANITIZE=memory -DCMAKE_C_COMPILER="$clang" \
         -DCMAKE_CXX_COMPILER="$(echo "$clang" | sed 's/clang/clang++/')"
-      ctest --test-dir "$build/msan" --output-on-failure
+      run_tests msan
       ;;
     tsan)
       configure tsan -DQFA_SANITIZE=thread
@@ -54,12 +68,21 @@ for lane in ${*:-plain asan msan tsan aarch64 baseline valgrind fuzz}; do
       ;;
     aarch64)
       configure aarch64 -DCMAKE_TOOLCHAIN_FILE="$source/cmake/aarch64-linux-gnu.cmake"
-      ctest --test-dir "$build/aarch64" --output-on-failure
+      for cpu in max=neoni8mm neoverse-n1=neondot cortex-a72=scalar; do
+        echo "-- ${cpu%=*}"
+        # What does not depend on the kernels that a processor has runs once.
+        left_out='attention|memory|numbers|random|threads|symbols'
+        if [ "${cpu%=*}" = max ]; then left_out=none; fi
+        (
+          export QEMU_CPU="${cpu%=*}" QFA_EXPECTED_ISA="${cpu#*=}"
+          run_tests aarch64 -j "${JOBS:-2}" -E "$left_out"
+        )
+      done
       ;;
     baseline)
       configure plain
       for test in dispatch kernels contract numbers validation; do
-        qemu-x86_64 -cpu Nehalem "$build/plain/tests/${test}_test"
+        QFA_EXPECTED_ISA=scalar qemu-x86_64 -cpu Nehalem "$build/plain/tests/${test}_test"
       done
       ;;
     valgrind)
@@ -67,6 +90,10 @@ for lane in ${*:-plain asan msan tsan aarch64 baseline valgrind fuzz}; do
       for test in dispatch_test validation_test; do
         valgrind -q --error-exitcode=9 --leak-check=full "$build/plain/tests/$test"
       done
+      ;;
+    powers)
+      configure plain
+      QFA_EXHAUSTIVE=1 "$build/plain/tests/exp2_test"
       ;;
     fuzz)
       "$source/fuzz/run.sh" -B "$build/fuzz" "${FUZZ_SECONDS:-600}"
