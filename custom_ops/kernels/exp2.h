@@ -1,7 +1,7 @@
 // Coefficients of 2^f for f in [-1/2, 1/2]: minimax in relative error (9.4e-8) with the constant
 // term held at 1, so that the largest weight of a block is exactly 1 and a kept maximum rescales by
-// exactly 1. Every result is within 1.95 units of the last place of 2^x, and where x rises it falls by
-// one such unit at most; tests/exp2_test.cc tries every float.
+// exactly 1. Every result is within 1.95 units of the last place of 2^x, and where x rises it falls
+// by one such unit at most; tests/exp2_test.cc tries every float.
 #ifndef QFA_KERNELS_EXP2_H_
 #define QFA_KERNELS_EXP2_H_
 
