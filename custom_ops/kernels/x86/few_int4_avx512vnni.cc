@@ -1,0 +1,560 @@
+// A few queries against 4-bit codes with AVX-512 VNNI; see formats.h.
+//
+// The product instruction adds four bytes of a lane. For scores the four are bytes of one key, so
+// rows of keys are transposed in units of four bytes and lanes are keys; for values they are four
+// keys, so four rows are interleaved byte by byte and lanes are channels. Halves of a byte are
+// split after that: the low ones by a mask, the high ones in place, as multiples of 16.
+#include <immintrin.h>
+
+#include "kernels/kernels.h"
+
+namespace qfa {
+namespace {
+
+#define QFA_INLINE inline __attribute__((always_inline))
+
+constexpr int64_t kMostChannels = 1024;
+constexpr int64_t kChunk = 128;  // channels whose codes fill a register
+constexpr int64_t kChunkBytes = kChunk / 2;
+constexpr int kBatch = 4;  // queries whose sums stay in registers
+
+__m512i load_bytes(const void* from) { return _mm512_loadu_si512(from); }
+
+const char* at(const void* base, int64_t bytes) { return static_cast<const char*>(base) + bytes; }
+
+__mmask16 first_lanes(int64_t count) {
+  return count >= 16 ? static_cast<__mmask16>(0xffff)
+                     : (count <= 0 ? __mmask16{0} : static_cast<__mmask16>((1u << count) - 1u));
+}
+
+__mmask64 first_bytes(int64_t count) {
+  return count >= 64 ? ~__mmask64{0} : (count <= 0 ? 0 : (__mmask64{1} << count) - 1);
+}
+
+// Scores.
+
+// The bytes of 16 channels, the even ones first.
+__m512i even_first(__m512i bytes) {
+  const __m128i order = _mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15);
+  return _mm512_shuffle_epi8(bytes, _mm512_broadcast_i32x4(order));
+}
+
+// Queries that hold the scales of the keys: codes with the even channels of each 16 first.
+struct FoldedQuery {
+  alignas(64) int8_t codes[kMostChannels];
+  float scale;
+  int32_t zero;  // sum of code * zero point
+};
+
+QFA_INLINE void fold_query(const float* folded, const int8_t* zero_codes, __m512i greatest,
+                           int64_t chunks, FoldedQuery& query) {
+  const int32_t absmax_bits = _mm512_reduce_max_epi32(greatest);
+  if (absmax_bits >= 0x7f800000) {
+    for (int64_t i = 0; i < chunks * kChunk; i += 64) {
+      _mm512_store_si512(query.codes + i, _mm512_setzero_si512());
+    }
+    query.scale = __builtin_nanf("");
+    query.zero = 0;
+    return;
+  }
+  const float absmax = _mm_cvtss_f32(_mm_castsi128_ps(_mm_cvtsi32_si128(absmax_bits)));
+  const float scale = absmax / 127.0f;
+  const bool tiny = scale < kSmallestScale;
+  const __m512 by = _mm512_set1_ps(tiny ? 1.0f / kSmallestScale : 127.0f / absmax);
+  query.scale = absmax == 0.0f ? 0.0f : (tiny ? kSmallestScale : scale);
+  const auto code = [&](int64_t c) {
+    return _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_load_ps(folded + c), by));
+  };
+  // Packing leaves four bytes of each of its sources in each 128 bits.
+  const __m512i in_order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  __m512i with_zero = _mm512_setzero_si512(), with_shift = _mm512_setzero_si512();
+  for (int64_t c = 0; c < chunks * kChunk; c += 64) {
+    const __m512i packed = _mm512_packs_epi16(_mm512_packs_epi32(code(c), code(c + 16)),
+                                              _mm512_packs_epi32(code(c + 32), code(c + 48)));
+    const __m512i codes = even_first(_mm512_permutexvar_epi32(in_order, packed));
+    _mm512_store_si512(query.codes + c, codes);
+    // Zero points are shifted to be unsigned.
+    with_zero = _mm512_dpbusd_epi32(with_zero, _mm512_load_si512(zero_codes + c), codes);
+    with_shift = _mm512_dpbusd_epi32(with_shift, _mm512_set1_epi8(-128), codes);
+  }
+  query.zero = _mm512_reduce_add_epi32(_mm512_sub_epi32(with_zero, with_shift));
+}
+
+// columns[i][l], i and l in 0..3: bytes 16 l + 4 i .. + 3 of 16 rows.
+template <typename Row>
+QFA_INLINE void transpose_rows(const Row& row, __m512i (&columns)[4][4]) {
+  __m512i quad[4][4];  // [four rows][i]: for each l the bytes of the four rows
+#pragma GCC unroll 4
+  for (int r = 0; r < 4; ++r) {
+    const __m512i a = row(4 * r), b = row(4 * r + 1), c = row(4 * r + 2), d = row(4 * r + 3);
+    const __m512i ab = _mm512_unpacklo_epi32(a, b), cd = _mm512_unpacklo_epi32(c, d);
+    const __m512i AB = _mm512_unpackhi_epi32(a, b), CD = _mm512_unpackhi_epi32(c, d);
+    quad[r][0] = _mm512_unpacklo_epi64(ab, cd);
+    quad[r][1] = _mm512_unpackhi_epi64(ab, cd);
+    quad[r][2] = _mm512_unpacklo_epi64(AB, CD);
+    quad[r][3] = _mm512_unpackhi_epi64(AB, CD);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    const __m512i low01 = _mm512_shuffle_i32x4(quad[0][i], quad[1][i], 0x44);
+    const __m512i low23 = _mm512_shuffle_i32x4(quad[2][i], quad[3][i], 0x44);
+    const __m512i high01 = _mm512_shuffle_i32x4(quad[0][i], quad[1][i], 0xee);
+    const __m512i high23 = _mm512_shuffle_i32x4(quad[2][i], quad[3][i], 0xee);
+    columns[i][0] = _mm512_shuffle_i32x4(low01, low23, 0x88);
+    columns[i][1] = _mm512_shuffle_i32x4(low01, low23, 0xdd);
+    columns[i][2] = _mm512_shuffle_i32x4(high01, high23, 0x88);
+    columns[i][3] = _mm512_shuffle_i32x4(high01, high23, 0xdd);
+  }
+}
+
+// 16 keys against `count` queries.
+template <int count>
+QFA_INLINE void score_keys(const uint8_t* codes, int64_t code_stride, int64_t channels,
+                           const FoldedQuery* queries, float* scores) {
+  const __m512i low_half = _mm512_set1_epi8(0x0f), high_half = _mm512_set1_epi8(-16);
+  __m512i low[count], high[count];
+#pragma GCC unroll 4
+  for (int q = 0; q < count; ++q) low[q] = high[q] = _mm512_setzero_si512();
+  for (int64_t start = 0; start < channels; start += kChunk) {
+    const int64_t bytes = (channels - start + 1) / 2;
+    const uint8_t* chunk = codes + start / 2;
+    __m512i columns[4][4];
+    if (bytes >= kChunkBytes) {
+      transpose_rows([&](int64_t j) { return load_bytes(chunk + j * code_stride); }, columns);
+    } else {
+      const __mmask64 live = first_bytes(bytes);
+      transpose_rows(
+          [&](int64_t j) { return _mm512_maskz_loadu_epi8(live, chunk + j * code_stride); },
+          columns);
+    }
+#pragma GCC unroll 4
+    for (int l = 0; l < 4; ++l) {
+      if (bytes <= 16 * l) break;
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) {
+        const __m512i even = _mm512_and_si512(columns[i][l], low_half);
+        const __m512i odd = _mm512_and_si512(columns[i][l], high_half);
+        // The eight channels of these bytes: half of 16.
+        const int64_t place = start + 32 * l + 16 * (i / 2) + 4 * (i % 2);
+#pragma GCC unroll 4
+        for (int q = 0; q < count; ++q) {
+          int32_t of_even, of_odd;
+          __builtin_memcpy(&of_even, queries[q].codes + place, 4);
+          __builtin_memcpy(&of_odd, queries[q].codes + place + 8, 4);
+          low[q] = _mm512_dpbusd_epi32(low[q], even, _mm512_set1_epi32(of_even));
+          high[q] = _mm512_dpbusd_epi32(high[q], odd, _mm512_set1_epi32(of_odd));
+        }
+      }
+    }
+  }
+#pragma GCC unroll 4
+  for (int q = 0; q < count; ++q) {
+    const __m512i zero = _mm512_set1_epi32(queries[q].zero);
+    const __m512i sum =
+        _mm512_sub_epi32(_mm512_add_epi32(low[q], _mm512_srai_epi32(high[q], 4)), zero);
+    _mm512_storeu_ps(scores + q * kKeyBlock,
+                     _mm512_mul_ps(_mm512_cvtepi32_ps(sum), _mm512_set1_ps(queries[q].scale)));
+  }
+}
+
+template <int count>
+void score_group(const uint8_t* codes, int64_t code_stride, const void* scale,
+                 const int8_t* zero_codes, int64_t channels, const float* queries, float* scores) {
+  const int64_t chunks = (channels + kChunk - 1) / kChunk;
+  alignas(64) float folded[count][kMostChannels];
+  FoldedQuery coded[count];
+  __m512i greatest[count];
+#pragma GCC unroll 4
+  for (int q = 0; q < count; ++q) greatest[q] = _mm512_setzero_si512();
+  for (int64_t c = 0; c < chunks * kChunk; c += 16) {
+    const __mmask16 live = first_lanes(channels - c);
+    const __m512 scales = _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(live, at(scale, 2 * c)));
+#pragma GCC unroll 4
+    for (int q = 0; q < count; ++q) {
+      const __m512 x = _mm512_maskz_loadu_ps(live, queries + q * channels + c);
+      const __m512 product = _mm512_mul_ps(x, scales);
+      const __m512i magnitude =
+          _mm512_and_si512(_mm512_castps_si512(product), _mm512_set1_epi32(0x7fffffff));
+      greatest[q] = _mm512_max_epi32(greatest[q], magnitude);
+      _mm512_store_ps(folded[q] + c, product);
+    }
+  }
+#pragma GCC unroll 4
+  for (int q = 0; q < count; ++q) {
+    fold_query(folded[q], zero_codes, greatest[q], chunks, coded[q]);
+  }
+  for (int64_t j = 0; j < kInt4KeyGroup; j += 16) {
+    score_keys<count>(codes + j * code_stride, code_stride, channels, coded, scores + j);
+  }
+}
+
+// Values.
+
+// Of one chunk of channels: what `queries` queries weigh its keys with. The keys are taken 16 at a
+// time in four quads; step s has keys 8 s .. 8 s + 7 and 32 + 8 s .. 32 + 8 s + 7.
+template <int queries>
+struct Weights {
+  alignas(64) uint8_t codes[4][queries][64];  // [step][q]: for each 32 channels 16 keys
+  alignas(64) int8_t zero[4][64];             // [step]: zero points, in the same order
+  alignas(64) float step[16];                 // [q][32 channels]
+};
+
+// 16 vectors in, the greatest of each, as unsigned integers, out.
+QFA_INLINE __m512i greatest_of_each(const __m512i (&x)[16]) {
+  __m512i pairs[8], quads[4];
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i) {
+    pairs[i] = _mm512_max_epu32(_mm512_unpacklo_epi32(x[2 * i], x[2 * i + 1]),
+                                _mm512_unpackhi_epi32(x[2 * i], x[2 * i + 1]));
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    quads[i] = _mm512_max_epu32(_mm512_unpacklo_epi64(pairs[2 * i], pairs[2 * i + 1]),
+                                _mm512_unpackhi_epi64(pairs[2 * i], pairs[2 * i + 1]));
+  }
+  const __m512i a = _mm512_max_epu32(_mm512_shuffle_i32x4(quads[0], quads[1], 0x88),
+                                     _mm512_shuffle_i32x4(quads[0], quads[1], 0xdd));
+  const __m512i b = _mm512_max_epu32(_mm512_shuffle_i32x4(quads[2], quads[3], 0x88),
+                                     _mm512_shuffle_i32x4(quads[2], quads[3], 0xdd));
+  return _mm512_max_epu32(_mm512_shuffle_i32x4(a, b, 0x88), _mm512_shuffle_i32x4(a, b, 0xdd));
+}
+
+// scales[key][4] and zero points[key][4], of four times 32 channels, as floats and in the order of
+// Weights.
+QFA_INLINE void arrange_scales(const void* scales, const int8_t* zero_points,
+                               float (&ordered)[4][kKeyBlock], int8_t (&zero)[4][64]) {
+  alignas(64) static constexpr uint16_t kByGroup[32] = {0,  4,  8,  12, 16, 20, 24, 28, 32, 36, 40,
+                                                        44, 48, 52, 56, 60, 1,  5,  9,  13, 17, 21,
+                                                        25, 29, 33, 37, 41, 45, 49, 53, 57, 61};
+  const __m512i first_two = _mm512_load_si512(kByGroup);
+  const __m512i last_two = _mm512_add_epi16(first_two, _mm512_set1_epi16(2));
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    const __m512i a = load_bytes(at(scales, 128 * i)), b = load_bytes(at(scales, 128 * i + 64));
+    const __m512i low = _mm512_permutex2var_epi16(a, first_two, b);
+    const __m512i high = _mm512_permutex2var_epi16(a, last_two, b);
+    _mm512_store_ps(ordered[0] + 16 * i, _mm512_cvtph_ps(_mm512_castsi512_si256(low)));
+    _mm512_store_ps(ordered[1] + 16 * i, _mm512_cvtph_ps(_mm512_extracti64x4_epi64(low, 1)));
+    _mm512_store_ps(ordered[2] + 16 * i, _mm512_cvtph_ps(_mm512_castsi512_si256(high)));
+    _mm512_store_ps(ordered[3] + 16 * i, _mm512_cvtph_ps(_mm512_extracti64x4_epi64(high, 1)));
+  }
+  const __m512i transpose_bytes =
+      _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+  const __m512i transpose_quads =
+      _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+#pragma GCC unroll 4
+  for (int s = 0; s < 4; ++s) {
+    const auto* from = reinterpret_cast<const __m256i*>(zero_points + 32 * s);
+    const __m512i both = _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_loadu_si256(from)),
+                                            _mm256_loadu_si256(from + 4), 1);
+    const __m512i by_group = _mm512_shuffle_epi8(both, transpose_bytes);
+    _mm512_store_si512(zero[s], _mm512_permutexvar_epi32(transpose_quads, by_group));
+  }
+}
+
+template <int queries>
+QFA_INLINE void weigh(const float* weights, int key_count, const float (&scales)[4][kKeyBlock],
+                      Weights<queries>& target) {
+  alignas(64) float scaled[queries * 4][kKeyBlock];
+  alignas(64) float inverse[16];
+  __m512i greatest[16];
+#pragma GCC unroll 4
+  for (int q = 0; q < queries; ++q) {
+    __m512 y[4];
+    __mmask16 seen[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      y[i] =
+          _mm512_maskz_loadu_ps(first_lanes(key_count - 16 * i), weights + q * kKeyBlock + 16 * i);
+      seen[i] = _mm512_cmp_ps_mask(y[i], _mm512_setzero_ps(), _CMP_NEQ_UQ);
+    }
+#pragma GCC unroll 4
+    for (int g = 0; g < 4; ++g) {
+      __m512i w[4];
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) {
+        const __m512 scale = _mm512_load_ps(scales[g] + 16 * i);
+        const __m512 product = _mm512_maskz_mul_ps(seen[i], y[i], scale);
+        _mm512_store_ps(scaled[4 * q + g] + 16 * i, product);
+        w[i] = _mm512_castps_si512(product);
+      }
+      greatest[4 * q + g] =
+          _mm512_max_epu32(_mm512_max_epu32(w[0], w[1]), _mm512_max_epu32(w[2], w[3]));
+    }
+  }
+#pragma GCC unroll 16
+  for (int i = 4 * queries; i < 16; ++i) greatest[i] = _mm512_setzero_si512();
+  const __m512i most_bits = greatest_of_each(greatest);
+  const __m512 most = _mm512_castsi512_ps(most_bits), steps = _mm512_set1_ps(255.0f);
+  const __m512 step = _mm512_div_ps(most, steps);
+  const __m512 smallest = _mm512_set1_ps(kSmallestScale);
+  const __mmask16 tiny = _mm512_cmp_ps_mask(step, smallest, _CMP_LT_OQ);
+  const __mmask16 lost = _mm512_cmpge_epu32_mask(most_bits, _mm512_set1_epi32(0x7f800000));
+  const __m512 kept_step = _mm512_mask_mov_ps(step, tiny, smallest);
+  _mm512_store_ps(target.step,
+                  _mm512_mask_mov_ps(kept_step, lost, _mm512_set1_ps(__builtin_nanf(""))));
+  _mm512_store_ps(inverse, _mm512_mask_mov_ps(_mm512_div_ps(steps, most), tiny,
+                                              _mm512_set1_ps(1.0f / kSmallestScale)));
+  // The code is the low byte of each lane, and the byte above it is zero.
+  alignas(64) static constexpr uint16_t kLowWords[32] = {0,  2,  4,  6,  8,  10, 12, 14, 16, 18, 20,
+                                                         22, 24, 26, 28, 30, 32, 34, 36, 38, 40, 42,
+                                                         44, 46, 48, 50, 52, 54, 56, 58, 60, 62};
+  const __m512i low_words = _mm512_load_si512(kLowWords);
+  const __m512 shift = _mm512_set1_ps(0x1p23f);
+#pragma GCC unroll 4
+  for (int q = 0; q < queries; ++q) {
+    __m512i codes[4];  // [g]: keys in the order of the steps
+#pragma GCC unroll 4
+    for (int g = 0; g < 4; ++g) {
+      const __m512 by = _mm512_set1_ps(inverse[4 * q + g]);
+      __m512i code[4];
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) {
+        const __m512 w = _mm512_load_ps(scaled[4 * q + g] + 16 * i);
+        code[i] = _mm512_castps_si512(_mm512_fmadd_ps(w, by, shift));
+      }
+      codes[g] = _mm512_packus_epi16(_mm512_permutex2var_epi16(code[0], low_words, code[1]),
+                                     _mm512_permutex2var_epi16(code[2], low_words, code[3]));
+    }
+    const __m512i low01 = _mm512_shuffle_i32x4(codes[0], codes[1], 0x44);
+    const __m512i low23 = _mm512_shuffle_i32x4(codes[2], codes[3], 0x44);
+    const __m512i high01 = _mm512_shuffle_i32x4(codes[0], codes[1], 0xee);
+    const __m512i high23 = _mm512_shuffle_i32x4(codes[2], codes[3], 0xee);
+    _mm512_store_si512(target.codes[0][q], _mm512_shuffle_i32x4(low01, low23, 0x88));
+    _mm512_store_si512(target.codes[1][q], _mm512_shuffle_i32x4(low01, low23, 0xdd));
+    _mm512_store_si512(target.codes[2][q], _mm512_shuffle_i32x4(high01, high23, 0x88));
+    _mm512_store_si512(target.codes[3][q], _mm512_shuffle_i32x4(high01, high23, 0xdd));
+  }
+}
+
+// The sums of one half of the bytes of each 32 channels: [q][two dwords of bytes].
+template <int queries>
+struct Sums {
+  __m512i even[queries][2], odd[queries][2];
+};
+
+template <int queries, int half, int quad>
+QFA_INLINE void add_quad(const uint8_t* rows, int64_t stride, __mmask64 live,
+                         const Weights<queries>& weights, int s, Sums<queries>& sums,
+                         __m512i (&zero)[queries]) {
+  const uint8_t* first = rows + (8 * s + 32 * (quad / 2) + 4 * (quad % 2)) * stride;
+  const auto row = [&](int64_t j) { return _mm512_maskz_loadu_epi8(live, first + j * stride); };
+  const __m512i a = row(0), b = row(1), c = row(2), d = row(3);
+  const __m512i ab = half == 0 ? _mm512_unpacklo_epi8(a, b) : _mm512_unpackhi_epi8(a, b);
+  const __m512i cd = half == 0 ? _mm512_unpacklo_epi8(c, d) : _mm512_unpackhi_epi8(c, d);
+  const __m512i bytes[2] = {_mm512_unpacklo_epi16(ab, cd), _mm512_unpackhi_epi16(ab, cd)};
+  constexpr int kAndXor = 0x6a;
+  __m512i even[2], odd[2];
+#pragma GCC unroll 2
+  for (int t = 0; t < 2; ++t) {
+    even[t] = _mm512_and_si512(bytes[t], _mm512_set1_epi8(0x0f));
+    // (x & 0xf0) ^ 0x80 as a signed byte: 16 * (code - 8).
+    odd[t] =
+        _mm512_ternarylogic_epi32(bytes[t], _mm512_set1_epi8(-16), _mm512_set1_epi8(-128), kAndXor);
+  }
+  constexpr auto kQuad = static_cast<_MM_PERM_ENUM>(0x55 * quad);
+  // Even dwords: zero points; odd ones: 8, for what the odd channels lack.
+  const __m512i offsets = _mm512_mask_shuffle_epi32(_mm512_set1_epi8(8), 0x5555,
+                                                    _mm512_load_si512(weights.zero[s]), kQuad);
+#pragma GCC unroll 4
+  for (int q = 0; q < queries; ++q) {
+    const __m512i w = _mm512_shuffle_epi32(_mm512_load_si512(weights.codes[s][q]), kQuad);
+#pragma GCC unroll 2
+    for (int t = 0; t < 2; ++t) {
+      sums.even[q][t] = _mm512_dpbusd_epi32(sums.even[q][t], w, even[t]);
+      sums.odd[q][t] = _mm512_dpbusd_epi32(sums.odd[q][t], w, odd[t]);
+    }
+    if (half == 0) zero[q] = _mm512_dpbusd_epi32(zero[q], w, offsets);
+  }
+}
+
+template <int queries, int half>
+QFA_INLINE void accumulate_half(const uint8_t* rows, int64_t stride, __mmask64 live,
+                                const Weights<queries>& weights, int64_t channels,
+                                const float* keep, __m512i (&zero)[queries], float* output,
+                                int64_t output_stride) {
+  Sums<queries> sums;
+#pragma GCC unroll 4
+  for (int q = 0; q < queries; ++q) {
+#pragma GCC unroll 2
+    for (int t = 0; t < 2; ++t) sums.even[q][t] = sums.odd[q][t] = _mm512_setzero_si512();
+  }
+  for (int s = 0; s < 4; ++s) {
+    add_quad<queries, half, 0>(rows, stride, live, weights, s, sums, zero);
+    add_quad<queries, half, 1>(rows, stride, live, weights, s, sums, zero);
+    add_quad<queries, half, 2>(rows, stride, live, weights, s, sums, zero);
+    add_quad<queries, half, 3>(rows, stride, live, weights, s, sums, zero);
+  }
+#pragma GCC unroll 4
+  for (int q = 0; q < queries; ++q) {
+    const __m512i of_even = _mm512_shuffle_epi32(zero[q], static_cast<_MM_PERM_ENUM>(0xa0));
+    const __m512i eights = _mm512_shuffle_epi32(zero[q], static_cast<_MM_PERM_ENUM>(0xf5));
+    const __m512i of_odd = _mm512_sub_epi32(of_even, eights);
+    __m512i x[4];  // for each 32 channels four of 16
+#pragma GCC unroll 2
+    for (int t = 0; t < 2; ++t) {
+      const __m512i even = _mm512_sub_epi32(sums.even[q][t], of_even);
+      const __m512i odd = _mm512_sub_epi32(_mm512_srai_epi32(sums.odd[q][t], 4), of_odd);
+      x[2 * t] = _mm512_unpacklo_epi32(even, odd);
+      x[2 * t + 1] = _mm512_unpackhi_epi32(even, odd);
+    }
+    const __m512i low01 = _mm512_shuffle_i32x4(x[0], x[1], 0x44);
+    const __m512i low23 = _mm512_shuffle_i32x4(x[2], x[3], 0x44);
+    const __m512i high01 = _mm512_shuffle_i32x4(x[0], x[1], 0xee);
+    const __m512i high23 = _mm512_shuffle_i32x4(x[2], x[3], 0xee);
+    const __m512i sum[4] = {
+        _mm512_shuffle_i32x4(low01, low23, 0x88), _mm512_shuffle_i32x4(low01, low23, 0xdd),
+        _mm512_shuffle_i32x4(high01, high23, 0x88), _mm512_shuffle_i32x4(high01, high23, 0xdd)};
+    const __m512 kept = _mm512_set1_ps(keep[q]);
+#pragma GCC unroll 4
+    for (int l = 0; l < 4; ++l) {
+      const int64_t c = 32 * l + 16 * half;
+      const __mmask16 some = first_lanes(channels - c);
+      float* target = output + q * output_stride + c;
+      const __m512 old = _mm512_mul_ps(_mm512_maskz_loadu_ps(some, target), kept);
+      const __m512 step = _mm512_set1_ps(weights.step[4 * q + l]);
+      _mm512_mask_storeu_ps(target, some, _mm512_fmadd_ps(step, _mm512_cvtepi32_ps(sum[l]), old));
+    }
+  }
+}
+
+// A chunk as arrange_scales and add_quad take it: 64 rows, scales of four times 32 channels.
+struct Chunk {
+  const uint8_t* rows;
+  int64_t stride;
+  __mmask64 live;
+  int64_t channels;
+  int keys;
+  const void* scales;
+  const int8_t* zero_points;
+};
+
+struct ChunkCopy {
+  alignas(64) uint8_t rows[kKeyBlock * kChunkBytes];
+  alignas(64) uint16_t scales[kKeyBlock * 4];
+  alignas(64) int8_t zero_points[kKeyBlock * 4];
+};
+
+Chunk chunk_of(const Int4Values& values, int64_t start, int key_count, ChunkCopy& copy) {
+  const int64_t channels = values.channels - start < kChunk ? values.channels - start : kChunk;
+  const int64_t parts = (channels + 31) / 32, first = start / values.group;
+  const __mmask64 live = first_bytes((channels + 1) / 2);
+  Chunk chunk = {values.codes + start / 2,    values.code_stride,       live, channels, key_count,
+                 at(values.scale, 2 * first), values.zero_point + first};
+  if (key_count < kKeyBlock) {
+    for (int64_t j = 0; j < kKeyBlock; ++j) {
+      const __m512i row = j < key_count
+                              ? _mm512_maskz_loadu_epi8(live, chunk.rows + j * values.code_stride)
+                              : _mm512_setzero_si512();
+      _mm512_store_si512(copy.rows + j * kChunkBytes, row);
+    }
+    chunk.rows = copy.rows;
+    chunk.stride = kChunkBytes;
+  }
+  const bool as_they_lie =
+      key_count == kKeyBlock && values.group == 32 && parts == 4 && values.scale_stride == 4;
+  if (as_they_lie) return chunk;
+  int64_t place[4];  // of the scale of each 32 channels in the row of a key
+  for (int64_t part = 0; part < 4; ++part) place[part] = (start + 32 * part) / values.group - first;
+  __builtin_memset(copy.scales, 0, sizeof(copy.scales));
+  __builtin_memset(copy.zero_points, 0, sizeof(copy.zero_points));
+  for (int64_t j = 0; j < key_count; ++j) {
+    const char* row = at(chunk.scales, 2 * j * values.scale_stride);
+    const int8_t* zero_row = chunk.zero_points + j * values.scale_stride;
+    for (int64_t part = 0; part < parts; ++part) {
+      __builtin_memcpy(copy.scales + 4 * j + part, row + 2 * place[part], 2);
+      copy.zero_points[4 * j + part] = zero_row[place[part]];
+    }
+  }
+  chunk.scales = copy.scales;
+  chunk.zero_points = copy.zero_points;
+  return chunk;
+}
+
+template <int queries>
+void accumulate_chunk(const Chunk& chunk, const float (&scales)[4][kKeyBlock],
+                      const int8_t (&zero_points)[4][64], const float* weights, const float* keep,
+                      float* output, int64_t output_stride) {
+  Weights<queries> target;
+#pragma GCC unroll 4
+  for (int s = 0; s < 4; ++s) {
+    _mm512_store_si512(target.zero[s], _mm512_load_si512(zero_points[s]));
+  }
+  weigh<queries>(weights, chunk.keys, scales, target);
+  __m512i zero[queries];
+#pragma GCC unroll 4
+  for (int q = 0; q < queries; ++q) zero[q] = _mm512_setzero_si512();
+  accumulate_half<queries, 0>(chunk.rows, chunk.stride, chunk.live, target, chunk.channels, keep,
+                              zero, output, output_stride);
+  accumulate_half<queries, 1>(chunk.rows, chunk.stride, chunk.live, target, chunk.channels, keep,
+                              zero, output, output_stride);
+}
+
+}  // namespace
+
+void few_int4_scores_avx512vnni(const uint8_t* codes, int64_t code_stride, const void* scale,
+                                const int8_t* zero_point, int64_t channels, const float* queries,
+                                int query_count, float* scores) {
+  alignas(64) int8_t zero_codes[kMostChannels];
+  for (int64_t c = 0; c < channels; c += kChunk) {
+    for (int64_t i = c; i < c + kChunk; i += 64) {
+      const __m512i zero = _mm512_maskz_loadu_epi8(first_bytes(channels - i), zero_point + i);
+      _mm512_store_si512(zero_codes + i,
+                         even_first(_mm512_xor_si512(zero, _mm512_set1_epi8(-128))));
+    }
+  }
+  for (int q = 0; q < query_count; q += kBatch) {
+    const auto run = [&](auto* kernel) {
+      kernel(codes, code_stride, scale, zero_codes, channels, queries + q * channels,
+             scores + q * kKeyBlock);
+    };
+    switch (query_count - q) {
+      case 1:
+        run(score_group<1>);
+        break;
+      case 2:
+        run(score_group<2>);
+        break;
+      case 3:
+        run(score_group<3>);
+        break;
+      default:
+        run(score_group<4>);
+        break;
+    }
+  }
+}
+
+void few_int4_accumulate_avx512vnni(const Int4Values& values, const float* weights, int query_count,
+                                    int key_count, const float* keep, float* output,
+                                    int64_t output_stride) {
+  ChunkCopy copy;
+  alignas(64) float scales[4][kKeyBlock];
+  alignas(64) int8_t zero_points[4][64];
+  for (int64_t start = 0; start < values.channels; start += kChunk) {
+    const Chunk chunk = chunk_of(values, start, key_count, copy);
+    arrange_scales(chunk.scales, chunk.zero_points, scales, zero_points);
+    for (int q = 0; q < query_count; q += kBatch) {
+      const auto run = [&](auto kernel) {
+        kernel(chunk, scales, zero_points, weights + q * kKeyBlock, keep + q,
+               output + q * output_stride + start, output_stride);
+      };
+      switch (query_count - q) {
+        case 1:
+          run(accumulate_chunk<1>);
+          break;
+        case 2:
+          run(accumulate_chunk<2>);
+          break;
+        case 3:
+          run(accumulate_chunk<3>);
+          break;
+        default:
+          run(accumulate_chunk<4>);
+          break;
+      }
+    }
+  }
+}
+
+}  // namespace qfa
