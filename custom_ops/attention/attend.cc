@@ -2,7 +2,7 @@
 
 #include <string.h>
 
-#include "attention/encode.h"
+#include "attention/int4.h"
 #include "attention/rows.h"
 
 namespace qfa {
@@ -24,6 +24,28 @@ void cap_scores(const Plan& plan, const Kernels& kernels, TileKind kind, Softmax
 }
 
 }  // namespace
+
+CodeRows take_keys_as_codes(const Plan& plan, const Kernels& kernels, const Side& side,
+                            int64_t key_block, bool may_borrow, bool writes,
+                            const WorkerScratch& scratch, int8_t* tile, float* scale) {
+  if (plan.has_int4()) {
+    return take_int4_as_codes(plan, kernels, side, true, key_block, writes, plan.code_stride,
+                              scratch, tile, scale);
+  }
+  return take_codes(plan, kernels, side, key_block, may_borrow, writes, plan.code_stride,
+                    scratch.row, tile, scale);
+}
+
+CodeRows take_values_as_codes(const Plan& plan, const Kernels& kernels, const Side& side,
+                              int64_t key_block, bool writes, int64_t padded,
+                              const WorkerScratch& scratch) {
+  if (plan.has_int4()) {
+    return take_int4_as_codes(plan, kernels, side, false, key_block, writes, padded, scratch,
+                              scratch.codes, scratch.value_scale);
+  }
+  return take_codes(plan, kernels, side, key_block, true, writes, padded, scratch.row,
+                    scratch.codes, scratch.value_scale);
+}
 
 void attend_codes(const Attending& by, const LaneCodes& codes, const KeyBlock& b, Lanes& lanes) {
   const Plan& plan = by.plan;
@@ -58,11 +80,10 @@ void encode_key_block(const Plan& plan, const Kernels& kernels, int64_t kv_head,
                       const HeadCodes& codes, const WorkerScratch& scratch) {
   const int64_t first = key_block * kKeyBlock;
   const CodeRows keys =
-      take_codes(plan, kernels, key_side(plan, kv_head), key_block, false, true, plan.code_stride,
-                 scratch.row, codes.keys + first * plan.code_stride, codes.key_scale + first);
-  const CodeRows values =
-      take_codes(plan, kernels, value_side(plan, kv_head), key_block, true, true,
-                 plan.value_channels, scratch.row, scratch.codes, scratch.value_scale);
+      take_keys_as_codes(plan, kernels, key_side(plan, kv_head), key_block, false, true, scratch,
+                         codes.keys + first * plan.code_stride, codes.key_scale + first);
+  const CodeRows values = take_values_as_codes(plan, kernels, value_side(plan, kv_head), key_block,
+                                               true, plan.value_channels, scratch);
   sum_codes(kernels, keys, plan.code_stride, codes.correction + first);
   for (int64_t j = first; j < first + kKeyBlock; ++j) codes.correction[j] *= -128;
   kernels.value_scales(scratch.value_scale, kKeyBlock, codes.value_log2 + first,
@@ -91,7 +112,7 @@ void attend(const Plan& plan, const Kernels& kernels, int64_t kv_head, int64_t q
   const Averaging none = {};
   const Attending by = {plan, kernels, rows, reach, none, scratch};
   take_all(by);
-  finish_queries(by, kWeightCodes, lanes, take_all);
+  finish_queries(by, lanes, take_all);
 }
 
 }  // namespace qfa

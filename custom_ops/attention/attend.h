@@ -2,14 +2,22 @@
 #ifndef QFA_ATTENTION_ATTEND_H_
 #define QFA_ATTENTION_ATTEND_H_
 
+#include "attention/encode.h"
 #include "attention/online.h"
 #include "attention/plan.h"
+#include "attention/side.h"
 #include "kernels/kernels.h"
 
 namespace qfa {
 
-// A weight of 1 has this code.
-inline constexpr float kWeightCodes = 255.0f;
+// Takes keys, or values, of a block as int8 codes, whatever the cache holds; see take_codes. Values
+// come to scratch.codes, in rows of `padded`, with scratch.value_scale.
+CodeRows take_keys_as_codes(const Plan& plan, const Kernels& kernels, const Side& side,
+                            int64_t key_block, bool may_borrow, bool writes,
+                            const WorkerScratch& scratch, int8_t* tile, float* scale);
+CodeRows take_values_as_codes(const Plan& plan, const Kernels& kernels, const Side& side,
+                              int64_t key_block, bool writes, int64_t padded,
+                              const WorkerScratch& scratch);
 
 // One block of keys and values, ready for queries in lanes.
 struct LaneCodes {

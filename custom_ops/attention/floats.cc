@@ -23,21 +23,97 @@ bool all_finite(const float* row, int64_t count) {
   return greatest < kInfinity;
 }
 
+// Rows of one side as numbers, from a cache of numbers or of 8-bit floats.
+class Numbers {
+ public:
+  Numbers(const Plan& plan, const Kernels& kernels, const Side& side, bool writes,
+          const WorkerScratch& scratch)
+      : kernels_(kernels),
+        side_(side),
+        puts_(writes && side.is_wanted()),
+        copies_(puts_ && !side.is_in_place()),
+        scratch_(scratch) {
+    if (plan.request.kv_format == QFA_KV_FP8E4M3) {
+      load_ = kernels.load_e4m3_row;
+      quantize_ = kernels.quantize_e4m3_row;
+    } else if (plan.request.kv_format == QFA_KV_FP8E5M2) {
+      load_ = kernels.load_e5m2_row;
+      quantize_ = kernels.quantize_e5m2_row;
+    }
+  }
+
+  bool puts() const { return puts_; }
+
+  void take_fresh(int64_t fresh, int64_t token, float* row) const {
+    const char* source = side_.fresh_row(fresh);
+    if (load_ == nullptr) {
+      if (puts_) memcpy(side_.present_row(token), source, number_bytes());
+      load_row(kernels_, side_.fresh->dtype, source, nullptr, side_.channels, row);
+      return;
+    }
+    load_row(kernels_, side_.fresh->dtype, source, nullptr, side_.channels, scratch_.row);
+    const float scale = quantize_(scratch_.row, side_.channels, scratch_.fp8_codes);
+    load_(scratch_.fp8_codes, scale, side_.channels, row);
+    if (puts_) put(token, scratch_.fp8_codes, &scale);
+  }
+
+  void take_old(int64_t token, float* row) const {
+    if (copies_) copy_old(token);
+    if (load_ == nullptr) {
+      load_row(kernels_, side_.fresh->dtype, side_.past_row(token), nullptr, side_.channels, row);
+      return;
+    }
+    float scale;
+    memcpy(&scale, side_.scale_row(*side_.past_codes, token, 4), 4);
+    load_(side_.codes_row(*side_.past_codes, token), scale, side_.channels, row);
+  }
+
+  // To the present cache, when that is another than the one that was given.
+  void copy_old(int64_t token) const {
+    if (!copies_) return;
+    if (load_ == nullptr) {
+      memcpy(side_.present_row(token), side_.past_row(token), number_bytes());
+    } else {
+      put(token, side_.codes_row(*side_.past_codes, token),
+          side_.scale_row(*side_.past_codes, token, 4));
+    }
+  }
+
+ private:
+  size_t number_bytes() const {
+    return static_cast<size_t>(side_.channels * element_size(side_.fresh->dtype));
+  }
+
+  void put(int64_t token, const void* codes, const void* scale) const {
+    memcpy(side_.codes_row(*side_.present_codes, token), codes,
+           static_cast<size_t>(side_.channels));
+    memcpy(side_.scale_row(*side_.present_codes, token, 4), scale, 4);
+  }
+
+  const Kernels& kernels_;
+  const Side& side_;
+  const bool puts_, copies_;
+  const WorkerScratch& scratch_;
+  load_e4m3_row_fn* load_ = nullptr;
+  quantize_e4m3_row_fn* quantize_ = nullptr;
+};
+
 // Takes the tokens of a block from one side into rows of `stride` floats, zeros behind `channels`.
 void take_numbers(const Plan& plan, const Kernels& kernels, const Side& side, int64_t key_block,
-                  bool writes, int64_t stride, float* rows) {
+                  bool writes, const WorkerScratch& scratch, int64_t stride, float* rows) {
   const Tokens tokens = tokens_of(plan.request, side.batch);
-  const bool puts = writes && side.is_wanted(), copies = puts && !side.is_in_place();
-  const qfa_dtype dtype = side.fresh->dtype;
-  const size_t bytes = static_cast<size_t>(side.channels * element_size(dtype));
+  const Numbers source(plan, kernels, side, writes, scratch);
   for (int64_t j = 0; j < kKeyBlock; ++j, rows += stride) {
     const int64_t token = key_block * kKeyBlock + j;
     const bool is_seen = token < tokens.length;
-    if (token < tokens.end && (is_seen || puts)) {
-      const bool is_new = tokens.is_new(token);
-      const char* source = is_new ? side.fresh_row(token - tokens.start) : side.past_row(token);
-      if (is_new ? puts : copies) memcpy(side.present_row(token), source, bytes);
-      if (is_seen) load_row(kernels, dtype, source, nullptr, side.channels, rows);
+    if (token < tokens.end && (is_seen || source.puts())) {
+      if (tokens.is_new(token)) {
+        source.take_fresh(token - tokens.start, token, rows);
+      } else if (is_seen) {
+        source.take_old(token, rows);
+      } else {
+        source.copy_old(token);
+      }
     }
     const int64_t from = is_seen ? side.channels : 0;
     memset(rows + from, 0, static_cast<size_t>(stride - from) * sizeof(float));
@@ -47,11 +123,12 @@ void take_numbers(const Plan& plan, const Kernels& kernels, const Side& side, in
 }  // namespace
 
 void widen_key_block(const Plan& plan, const Kernels& kernels, int64_t kv_head, int64_t key_block,
-                     bool writes, float*, const FloatTile& tile) {
+                     bool writes, const WorkerScratch& scratch, const FloatTile& tile) {
   const qfa_attention& a = plan.request;
-  take_numbers(plan, kernels, key_side(plan, kv_head), key_block, writes, a.qk_channels, tile.keys);
-  take_numbers(plan, kernels, value_side(plan, kv_head), key_block, writes, plan.value_channels,
-               tile.values);
+  take_numbers(plan, kernels, key_side(plan, kv_head), key_block, writes, scratch, a.qk_channels,
+               tile.keys);
+  take_numbers(plan, kernels, value_side(plan, kv_head), key_block, writes, scratch,
+               plan.value_channels, tile.values);
   for (int64_t j = 0; j < kKeyBlock; ++j) {
     float* value = tile.values + j * plan.value_channels;
     tile.spoil[j] = 0.0f;
@@ -118,7 +195,7 @@ void attend_floats(const Plan& plan, const Kernels& kernels, int64_t kv_head, in
   const Averaging none = {};
   const Attending by = {plan, kernels, rows, reach, none, scratch};
   take_all(by);
-  finish_queries(by, 1.0f, lanes, take_all);
+  finish_queries(by, lanes, take_all);
 }
 
 }  // namespace qfa

@@ -19,7 +19,7 @@ struct FloatTile {
 // seen are zeros. `writes`: what is joined goes to the present cache, if that is wanted; each block
 // must then be taken once.
 void widen_key_block(const Plan& plan, const Kernels& kernels, int64_t kv_head, int64_t key_block,
-                     bool writes, float* row, const FloatTile& tile);
+                     bool writes, const WorkerScratch& scratch, const FloatTile& tile);
 
 // Takes the lanes through one block, into lanes.chunk.
 void attend_float_block(const Attending& by, const FloatTile& tile, const KeyBlock& b,

@@ -140,10 +140,10 @@ inline void ensure_total(const Attending& by, Lanes& lanes) {
   memset(lanes.total.output, 0, static_cast<size_t>(by.plan.output_count()) * sizeof(float));
 }
 
-// The rows' output, from the state of all keys. A weight of 1 counts `step` in the outputs.
-// again(averaging) takes the lanes through all keys once more.
+// The rows' output, from the state of all keys. again(averaging) takes the lanes through all keys
+// once more.
 template <typename Again>
-void finish_queries(const Attending& by, float step, Lanes& lanes, const Again& again) {
+void finish_queries(const Attending& by, Lanes& lanes, const Again& again) {
   ensure_total(by, lanes);
   Averaging averaging = {};
   // Averaging rows are rare, and known for certain only when no key has reached them: then all
@@ -159,7 +159,7 @@ void finish_queries(const Attending& by, float step, Lanes& lanes, const Again& 
     ensure_total(by, lanes);
   }
   alignas(64) float factor[kLanes];
-  close_rows(by.plan, by.rows, lanes.total.max, lanes.total.sum, step, factor);
+  close_rows(by.plan, by.rows, lanes.total.max, lanes.total.sum, by.plan.weight_of_one(), factor);
   store_rows(by.plan, by.kernels, by.rows, factor, by.vectors(), lanes.total.output,
              by.scratch.rows);
 }

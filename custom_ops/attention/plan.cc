@@ -2,6 +2,8 @@
 
 #include <inttypes.h>
 
+#include "attention/dtype.h"
+#include "attention/int4.h"
 #include "attention/rotation.h"
 #include "attention/status.h"
 
@@ -72,6 +74,7 @@ WorkerScratch cut_worker(const Plan& p, Cutter& cutter) {
   if (p.computes_float()) {
     w.float_queries = cutter.take<float>(channels * kLanes);
     w.float_scores = cutter.take<float>(kKeyBlock * kLanes);
+    w.fp8_codes = cutter.take<uint8_t>(larger(channels, p.request.v_channels));
     if (p.streams) {
       w.float_keys = cutter.take<float>(kKeyBlock * channels);
       w.float_values = cutter.take<float>(kKeyBlock * p.value_channels);
@@ -83,6 +86,21 @@ WorkerScratch cut_worker(const Plan& p, Cutter& cutter) {
     w.scores = cutter.take<int32_t>(kKeyBlock * kLanes);
     w.weights = cutter.take<uint8_t>(kKeyBlock * kLanes);
     w.value_scale = cutter.take<float>(kKeyBlock);
+    if (p.has_int4()) {
+      const int64_t width = p.request.v_channels, group = p.request.v_group;
+      w.float_keys = cutter.take<float>(kKeyBlock * channels);
+      w.int4_codes = cutter.take<uint8_t>(kKeyBlock * ((channels + 1) / 2));
+      w.int4_scale = cutter.take<char>(2 * 2 * channels);
+      w.int4_zero_point = cutter.take<int8_t>(2 * channels);
+      w.int4_value_codes = cutter.take<uint8_t>(kKeyBlock * ((width + 1) / 2));
+      w.int4_value_scale = cutter.take<char>(2 * kKeyBlock * ((width + group - 1) / group));
+      w.int4_value_zero_point = cutter.take<int8_t>(kKeyBlock * ((width + group - 1) / group));
+    }
+    if (p.few_int4()) {
+      w.float_queries = cutter.take<float>(channels * kMostFew);
+      w.float_scores = cutter.take<float>(kKeyBlock * kMostFew);
+      w.spoil = cutter.take<float>(kKeyBlock);
+    }
     if (p.streams) {
       w.keys = cutter.take<int8_t>(kKeyBlock * p.code_stride);
       w.columns = cutter.take<int8_t>(kKeyBlock * p.value_channels);
@@ -129,6 +147,10 @@ ChunkState chunk_state_at(const Plan& plan, char* memory) {
   return cut_chunk(plan, cutter);
 }
 
+char* Plan::kept_open_row(int64_t kv_head, int64_t row) const {
+  return kept_open + kv_head * open_bytes + row * (open_bytes / kInt4KeyGroup);
+}
+
 qfa_status make_plan(const qfa_attention& request, int64_t threads, Plan* plan) {
   Plan& p = *plan;
   p = {};
@@ -168,6 +190,9 @@ qfa_status make_plan(const qfa_attention& request, int64_t threads, Plan* plan) 
   p.splits =
       p.streams && p.workers > 1 && p.key_chunks > 1 && p.kv_heads_total < kEnoughHeads * p.workers;
 
+  p.open_bytes = keeps_open_keys(request)
+                     ? kInt4KeyGroup * request.qk_channels * element_size(request.key.dtype)
+                     : 0;
   Cutter head(nullptr), worker(nullptr), chunk(nullptr);
   cut_chunk(p, chunk);
   p.chunk_bytes = static_cast<size_t>(chunk.used());
@@ -185,10 +210,12 @@ qfa_status make_plan(const qfa_attention& request, int64_t threads, Plan* plan) 
   const int64_t cached = head_bytes == 0 ? p.kv_heads_total : kCachedBytes / head_bytes;
   p.heads_at_once =
       p.streams ? p.kv_heads_total : smaller(p.kv_heads_total, larger(p.workers, cached));
-  int64_t heads_total, workers_total, total;
+  int64_t heads_total, workers_total, open_total, total;
   if (__builtin_mul_overflow(head_bytes, p.heads_at_once, &heads_total) ||
       __builtin_mul_overflow(worker.used(), p.workers, &workers_total) ||
-      __builtin_add_overflow(heads_total, workers_total, &total)) {
+      __builtin_mul_overflow(p.open_bytes, p.kv_heads_total, &open_total) ||
+      __builtin_add_overflow(heads_total, workers_total, &total) ||
+      __builtin_add_overflow(total, open_total, &total)) {
     return too_much(p, head_bytes);
   }
   p.head_bytes = static_cast<size_t>(head_bytes);

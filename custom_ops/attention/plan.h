@@ -35,6 +35,9 @@ struct Plan {
   bool few;     // streams, and queries are so few that lanes are keys and channels
   bool splits;  // streams, and chunks of one head are taken apart, to be joined later
 
+  char* kept_open;  // null, or memory for keys of 4-bit caches that are written where they are read
+  int64_t open_bytes;  // of one head
+
   int64_t workers;        // tasks that run at the same time, at most
   int64_t heads_at_once;  // key/value heads whose codes, or chunks, are held at the same time
   size_t head_bytes;      // codes of a head, or all of its chunks
@@ -42,10 +45,18 @@ struct Plan {
   size_t worker_bytes, scratch_bytes;
 
   bool computes_float() const { return request.compute == QFA_COMPUTE_FLOAT; }
+  bool has_int4() const { return request.kv_format == QFA_KV_INT4; }
+  // Few queries multiply 4-bit codes as they are, and weigh them in float32.
+  bool few_int4() const { return few && has_int4(); }
+  // What a weight of 1 counts in the sums of values.
+  float weight_of_one() const { return computes_float() || few_int4() ? 1.0f : 255.0f; }
   // Channels of a row of results, where rows are queries or channels.
   int64_t output_channels() const { return few ? few_channels() : value_channels; }
-  int64_t few_channels() const { return computes_float() ? value_channels : value_stride; }
+  int64_t few_channels() const {
+    return computes_float() || has_int4() ? value_channels : value_stride;
+  }
   int64_t output_count() const { return output_channels() * (few ? kMostFew : kLanes); }
+  char* kept_open_row(int64_t kv_head, int64_t row) const;
 };
 
 // Codes of one key/value head. Rows at and beyond P + T are zeros with harmless scales.
@@ -79,9 +90,10 @@ struct WorkerScratch {
   float* row;            // [max(D, Dv)]
   float* float_queries;  // [D][kLanes], or [kMostFew][D]
   float* float_scores;   // [64][kLanes], or [kMostFew][64]
-  float* float_keys;     // [64][D], as are the next of the block that streams
+  float* float_keys;     // [64][D], as are the next of the block that streams or has 4 bits
   float* float_values;   // [64][value_channels]
   float* spoil;          // [64]
+  uint8_t* fp8_codes;    // [max(D, Dv)]
   int8_t* codes;         // [64][max(code_stride, value_stride)] values of a block
   int8_t* keys;          // [64][code_stride] keys of a block that streams
   int8_t* columns;       // [value_channels][64] its values, transposed
@@ -92,6 +104,12 @@ struct WorkerScratch {
   float* value_scale;
   float* value_log2;
   float* value_inverse;
+  uint8_t* int4_codes;        // [64][ceil(D / 2)] keys of a 4-bit cache, as are the next
+  char* int4_scale;           // [2][D] halfs
+  int8_t* int4_zero_point;    // [2][D]
+  uint8_t* int4_value_codes;  // [64][ceil(Dv / 2)] its values, as are the next
+  char* int4_value_scale;     // [64][ceil(Dv / v_group)] halfs
+  int8_t* int4_value_zero_point;
   float* bias_rows;  // [kLanes][64] bias, -inf where masked
   float* tile;       // [64][kLanes] the same by key, or [kMostFew][64]
   uint8_t* weights;  // [16][kLanes][4], or [kMostFew][64]

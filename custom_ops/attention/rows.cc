@@ -118,8 +118,9 @@ void widen_queries(const Plan& plan, const Kernels& kernels, const QueryRows& ro
   const qfa_attention& a = plan.request;
   if (plan.few) {
     for (int q = 0; q < rows.count; ++q) {
-      load_row(kernels, a.query.dtype, query_row(plan, rows, q), nullptr, a.qk_channels,
-               scratch.float_queries + q * a.qk_channels);
+      float* row = scratch.float_queries + q * a.qk_channels;
+      load_row(kernels, a.query.dtype, query_row(plan, rows, q), nullptr, a.qk_channels, row);
+      if (plan.rotation_block != 0) kernels.rotate_row(row, a.qk_channels, plan.rotation_block);
     }
     return;
   }

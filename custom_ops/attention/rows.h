@@ -27,7 +27,8 @@ QueryRows query_rows(const Plan& plan, int64_t kv_head, int64_t query_block);
 void encode_queries(const Plan& plan, const Kernels& kernels, const QueryRows& rows,
                     const WorkerScratch& scratch, float* query_scale);
 
-// Widens query rows into scratch.float_queries; lanes without a row get zeros.
+// Widens query rows into scratch.float_queries, as rows where queries are few; lanes without a row
+// get zeros. For 4-bit keys queries are rotated as these are.
 void widen_queries(const Plan& plan, const Kernels& kernels, const QueryRows& rows,
                    const WorkerScratch& scratch);
 

@@ -8,6 +8,7 @@
 #include "attention/attend.h"
 #include "attention/float_mode.h"
 #include "attention/floats.h"
+#include "attention/int4.h"
 #include "attention/plan.h"
 #include "attention/status.h"
 #include "attention/stream.h"
@@ -76,7 +77,7 @@ void encode_item(const Phase& p, int64_t index, const WorkerScratch& scratch) {
   if (p.plan.computes_float()) {
     const HeadFloats floats = head_floats_at(p.plan, p.memory_of(local));
     const int64_t first = key_block * kKeyBlock;
-    widen_key_block(p.plan, p.kernels, head, key_block, true, scratch.row,
+    widen_key_block(p.plan, p.kernels, head, key_block, true, scratch,
                     {floats.keys + first * p.plan.request.qk_channels,
                      floats.values + first * p.plan.value_channels, floats.spoil + first});
   } else {
@@ -107,6 +108,10 @@ void chunk_item(const Phase& p, int64_t index, const WorkerScratch& scratch) {
   const int64_t head = index / p.plan.key_chunks, chunk = index % p.plan.key_chunks;
   char* memory = p.memory_of(head) + static_cast<size_t>(chunk) * p.plan.chunk_bytes;
   stream_chunk(p.plan, p.kernels, head, chunk, chunk_state_at(p.plan, memory), scratch);
+}
+
+void keep_item(const Phase& p, int64_t index, const WorkerScratch&) {
+  keep_open_keys(p.plan, index);
 }
 
 void join_item(const Phase& p, int64_t index, const WorkerScratch& scratch) {
@@ -163,10 +168,13 @@ qfa_status run_attention(const qfa_attention* request, const Kernels& kernels,
                 plan.workers);
   }
   char* worker_memory = memory + static_cast<size_t>(plan.heads_at_once) * plan.head_bytes;
+  plan.kept_open = worker_memory + static_cast<size_t>(plan.workers) * plan.worker_bytes;
+  if (plan.open_bytes == 0) plan.kept_open = nullptr;
   const auto run = [&](int64_t head, int64_t items, auto item) {
     Phase phase = {plan, kernels, memory, worker_memory, head, items, item};
     run_phase(phase, executor);
   };
+  if (plan.open_bytes != 0) run(0, plan.kv_heads_total, keep_item);
   if (plan.splits) {
     run(0, plan.kv_heads_total * plan.key_chunks, chunk_item);
     run(0, plan.kv_heads_total, join_item);

@@ -55,6 +55,25 @@ char* Side::scale_row(const qfa_codes& codes, int64_t row, int64_t size) const {
   return static_cast<char*>(codes.scale) + size * offset_of(codes.scale_strides, batch, head, row);
 }
 
+int8_t* Side::zero_point_row(const qfa_codes& codes, int64_t row) const {
+  return static_cast<int8_t*>(codes.zero_point) + offset_of(codes.scale_strides, batch, head, row);
+}
+
+const char* Side::past_open_row(int64_t row) const {
+  return static_cast<const char*>(past_codes->open) +
+         element_size(fresh->dtype) * offset_of(past_codes->open_strides, batch, head, row);
+}
+
+const char* Side::open_row(int64_t row) const {
+  if (kept_open == nullptr) return past_open_row(row);
+  return kept_open + element_size(fresh->dtype) * channels * row;
+}
+
+char* Side::present_open_row(int64_t row) const {
+  return static_cast<char*>(present_codes->open) +
+         element_size(fresh->dtype) * offset_of(present_codes->open_strides, batch, head, row);
+}
+
 float static_scale_of(const float* scales, int64_t count, int64_t head) {
   if (scales == nullptr) return 0.0f;
   float scale;
@@ -77,7 +96,8 @@ Side key_side(const Plan& plan, int64_t kv_head) {
           floats_at(a.k_mean, head * a.qk_channels),
           plan.rotation_block,
           static_scale_of(a.k_scale, a.k_scale_count, head),
-          floats_at(a.k_channel_scale, head * a.qk_channels)};
+          floats_at(a.k_channel_scale, head * a.qk_channels),
+          plan.kept_open == nullptr ? nullptr : plan.kept_open_row(kv_head, 0)};
 }
 
 Side value_side(const Plan& plan, int64_t kv_head) {
@@ -95,7 +115,8 @@ Side value_side(const Plan& plan, int64_t kv_head) {
           nullptr,
           0,
           static_scale_of(a.v_scale, a.v_scale_count, head),
-          floats_at(a.v_channel_scale, head * a.v_channels)};
+          floats_at(a.v_channel_scale, head * a.v_channels),
+          nullptr};
 }
 
 }  // namespace qfa

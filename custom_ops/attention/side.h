@@ -23,6 +23,7 @@ struct Side {
   int64_t rotation_block;      // 0: rows are not rotated
   float static_scale;          // 0: a scale per token
   const float* channel_scale;  // null, or [channels]; may be unaligned
+  const char* kept_open;       // null, or open keys that were kept, [32][channels]
 
   // Whether what is joined is to be written, and whether it is written where it was read.
   bool is_wanted() const { return present->data != nullptr || present_codes->codes != nullptr; }
@@ -33,8 +34,14 @@ struct Side {
   char* present_row(int64_t row) const;
   // Rows of codes, of `codes` past_codes or present_codes.
   uint8_t* codes_row(const qfa_codes& codes, int64_t row) const;
-  // Bytes of element `row` of scales whose elements take `size` bytes.
+  // Row `row` of scales, whose elements take `size` bytes, and of zero points.
   char* scale_row(const qfa_codes& codes, int64_t row, int64_t size) const;
+  int8_t* zero_point_row(const qfa_codes& codes, int64_t row) const;
+  // Keys of an incomplete group, of a 4-bit cache: as they were given, where they must be read
+  // (perhaps kept aside), and where they go.
+  const char* past_open_row(int64_t row) const;
+  const char* open_row(int64_t row) const;
+  char* present_open_row(int64_t row) const;
 };
 
 Side key_side(const Plan& plan, int64_t kv_head);

@@ -1,11 +1,12 @@
 #include "attention/stream.h"
 
 #include "attention/attend.h"
-#include "attention/encode.h"
 #include "attention/floats.h"
+#include "attention/int4.h"
 #include "attention/online.h"
 #include "attention/rows.h"
 #include "attention/side.h"
+#include "attention/tokens.h"
 
 namespace qfa {
 namespace {
@@ -23,7 +24,7 @@ class Stream {
         rows_(query_rows(plan, kv_head, 0)),
         reach_(reach_of(plan, rows_)),
         by_{plan, kernels, rows_, reach_, none_, scratch} {
-    if (plan.computes_float()) {
+    if (plan.computes_float() || plan.few_int4()) {
       for (float& scale : lanes_.query_scale) scale = plan.score_factor;
       widen_queries(plan, kernels, rows_, scratch);
     } else {
@@ -57,8 +58,7 @@ class Stream {
   void finish() {
     if (rows_.count == 0) return;
     // The present cache is written by then.
-    finish_queries(by_, plan_.computes_float() ? 1.0f : kWeightCodes, lanes_,
-                   [&](const Attending& by) { take_range(by, false); });
+    finish_queries(by_, lanes_, [&](const Attending& by) { take_range(by, false); });
   }
 
  private:
@@ -81,31 +81,40 @@ class Stream {
       if (keys_.is_wanted() || values_.is_wanted()) widen(block, true);
       return;
     }
+    if (plan_.few_int4()) {
+      Int4Keys groups[kGroupsOfBlock];
+      if (keys_.is_wanted()) take_int4_keys(plan_, kernels_, keys_, block, true, scratch_, groups);
+      if (values_.is_wanted()) take_int4_values(plan_, kernels_, values_, block, true, scratch_);
+      return;
+    }
     if (keys_.is_wanted()) take_keys_of(block, true);
     if (values_.is_wanted()) take_values_of(block, true);
   }
 
   FloatTile widen(int64_t block, bool writes) {
     const FloatTile tile = {scratch_.float_keys, scratch_.float_values, scratch_.spoil};
-    widen_key_block(plan_, kernels_, kv_head_, block, writes, scratch_.row, tile);
+    widen_key_block(plan_, kernels_, kv_head_, block, writes, scratch_, tile);
     return tile;
   }
 
   CodeRows take_keys_of(int64_t block, bool writes) {
-    return take_codes(plan_, kernels_, keys_, block, true, writes, plan_.code_stride, scratch_.row,
-                      scratch_.keys, scratch_.key_scale);
+    return take_keys_as_codes(plan_, kernels_, keys_, block, true, writes, scratch_, scratch_.keys,
+                              scratch_.key_scale);
   }
 
   CodeRows take_values_of(int64_t block, bool writes) {
     const int64_t padded = plan_.few ? plan_.value_stride : plan_.value_channels;
-    return take_codes(plan_, kernels_, values_, block, true, writes, padded, scratch_.row,
-                      scratch_.codes, scratch_.value_scale);
+    return take_values_as_codes(plan_, kernels_, values_, block, writes, padded, scratch_);
   }
 
   void take(const Attending& by, const KeyBlock& b, bool writes) {
     const int64_t block = b.first / kKeyBlock;
     if (plan_.computes_float()) {
       attend_float_block(by, widen(block, writes), b, lanes_);
+      return;
+    }
+    if (plan_.few_int4()) {
+      attend_few_int4(by, b, writes);
       return;
     }
     const CodeRows keys = take_keys_of(block, writes), values = take_values_of(block, writes);
@@ -148,6 +157,34 @@ class Stream {
     kernels_.few_softmax(block);
     kernels_.few_accumulate(values.codes, values.stride, plan_.value_stride, scratch_.weights,
                             count, lanes_.keep, lanes_.gain, lanes_.chunk.output);
+  }
+
+  void attend_few_int4(const Attending& by, const KeyBlock& b, bool writes) {
+    const int64_t block = b.first / kKeyBlock, channels = plan_.request.qk_channels;
+    const int count = rows_.count;
+    Int4Keys groups[kGroupsOfBlock];
+    take_int4_keys(plan_, kernels_, keys_, block, writes, scratch_, groups);
+    const Int4Values values = take_int4_values(plan_, kernels_, values_, block, writes, scratch_);
+    for (int slot = 0; slot < kGroupsOfBlock && slot * kInt4KeyGroup < b.keys; ++slot) {
+      const Int4Keys& group = groups[slot];
+      float* scores = scratch_.float_scores + slot * kInt4KeyGroup;
+      if (group.numbers == nullptr) {
+        kernels_.few_int4_scores(group.codes, group.code_stride, group.scale, group.zero_point,
+                                 channels, scratch_.float_queries, count, scores);
+      } else {
+        kernels_.few_float_scores(group.numbers, channels, scratch_.float_queries, count,
+                                  kInt4KeyGroup, scores);
+      }
+    }
+    for (int j = 0; j < kKeyBlock; ++j) scratch_.spoil[j] = 0.0f;
+    const float* bias = b.kind == TileKind::kMixed ? by.scratch.tile : nullptr;
+    kernels_.few_float_softmax({b.keys, count, scratch_.float_scores, lanes_.query_scale,
+                                scratch_.spoil, b.limits, bias, lanes_.chunk.max, lanes_.chunk.sum,
+                                lanes_.keep});
+    const int64_t left = tokens_of(plan_.request, rows_.batch).length - b.first;
+    kernels_.few_int4_accumulate(values, scratch_.float_scores, count,
+                                 static_cast<int>(left < b.keys ? left : b.keys), lanes_.keep,
+                                 lanes_.chunk.output, plan_.output_channels());
   }
 
   const Plan& plan_;
