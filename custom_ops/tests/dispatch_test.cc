@@ -42,6 +42,13 @@ QFA_TEST(no_combination_of_features_chooses_too_much) {
   }
 }
 
+// QFA_EXPECTED_ISA names the best set of this processor, for whoever runs the test on one of choice.
+QFA_TEST(this_processor_has_the_expected_set) {
+  const char* expected = getenv("QFA_EXPECTED_ISA");
+  printf("     best set of this processor: %s\n", qfa_isa_name(best_isa()));
+  if (expected != nullptr) CHECK(best_isa() == isa_from_name(expected));
+}
+
 QFA_TEST(sets_stand_on_sets) {
   CHECK(includes(QFA_ISA_AMXINT8, QFA_ISA_AVX512VNNI) && includes(QFA_ISA_AMXINT8, QFA_ISA_SCALAR));
   // Processors with AVX-512 VNNI need not have AVX-VNNI.
