@@ -4,6 +4,7 @@
 
 #include "attention/int4.h"
 #include "attention/rows.h"
+#include "kernels/score_zero.h"
 
 namespace qfa {
 namespace {
@@ -17,7 +18,7 @@ void cap_scores(const Plan& plan, const Kernels& kernels, TileKind kind, Softmax
   if (kind == TileKind::kPlain) {
     memset(tile, 0, static_cast<size_t>(block.keys * kLanes) * sizeof(float));
   }
-  kernels.cap_scores({block.keys, block.vectors, block.scores, block.correction, block.query_scale,
+  kernels.cap_scores({block.keys, block.vectors, block.scores, block.score_zero, block.query_scale,
                       block.key_scale, plan.request.softcap, plan.cap_inverse, tile});
   block.bias = tile;
   block.query_scale = kZeros;
@@ -55,7 +56,7 @@ void attend_codes(const Attending& by, const LaneCodes& codes, const KeyBlock& b
   block.keys = b.keys;
   block.vectors = b.vectors;
   block.scores = scratch.scores;
-  block.correction = codes.correction;
+  block.score_zero = score_zero(plan.code_groups);
   block.query_scale = lanes.query_scale;
   block.key_scale = codes.key_scale;
   block.value_log2 = codes.value_log2;
@@ -68,8 +69,8 @@ void attend_codes(const Attending& by, const LaneCodes& codes, const KeyBlock& b
   block.keep = lanes.keep;
   block.gain = lanes.gain;
 
-  kernels.scores(codes.keys, codes.key_stride, plan.code_groups, scratch.queries, b.keys, b.vectors,
-                 scratch.scores);
+  kernels.scores(codes.keys, codes.key_stride, plan.code_groups, scratch.queries, codes.score_start,
+                 b.keys, b.vectors, scratch.scores);
   if (plan.request.softcap > 0.0f) cap_scores(plan, kernels, b.kind, block, scratch.tile);
   kernels.softmax(block);
   kernels.accumulate(codes.columns, plan.value_channels, scratch.weights, b.keys, lanes.keep,
@@ -84,8 +85,7 @@ void encode_key_block(const Plan& plan, const Kernels& kernels, int64_t kv_head,
                          codes.keys + first * plan.code_stride, codes.key_scale + first);
   const CodeRows values = take_values_as_codes(plan, kernels, value_side(plan, kv_head), key_block,
                                                true, plan.value_channels, scratch);
-  sum_codes(kernels, keys, plan.code_stride, codes.correction + first);
-  for (int64_t j = first; j < first + kKeyBlock; ++j) codes.correction[j] *= -128;
+  start_scores(plan, kernels, keys, codes.score_start + first);
   kernels.value_scales(scratch.value_scale, kKeyBlock, codes.value_log2 + first,
                        codes.value_inverse + first);
   kernels.transpose_codes(values.codes, values.stride, plan.value_channels,
@@ -103,7 +103,7 @@ void attend(const Plan& plan, const Kernels& kernels, int64_t kv_head, int64_t q
       attend_codes(
           by,
           {codes.keys + b.first * plan.code_stride, plan.code_stride,
-           codes.values + b.first * plan.value_channels, codes.correction + b.first,
+           codes.values + b.first * plan.value_channels, codes.score_start + b.first,
            codes.key_scale + b.first, codes.value_log2 + b.first, codes.value_inverse + b.first},
           b, l);
     };

@@ -23,8 +23,8 @@ CodeRows take_values_as_codes(const Plan& plan, const Kernels& kernels, const Si
 struct LaneCodes {
   const int8_t* keys;  // [64] rows
   int64_t key_stride;
-  const int8_t* columns;      // [value_channels][64]
-  const int32_t* correction;  // [64], as are the following; see SoftmaxBlock
+  const int8_t* columns;       // [value_channels][64]
+  const int32_t* score_start;  // [64], see scores_fn; as are the following
   const float* key_scale;
   const float* value_log2;
   const float* value_inverse;

@@ -5,6 +5,7 @@
 #include "attention/dtype.h"
 #include "attention/rows.h"
 #include "attention/tokens.h"
+#include "kernels/score_zero.h"
 
 namespace qfa {
 namespace {
@@ -151,7 +152,8 @@ CodeRows take_codes(const Plan& plan, const Kernels& kernels, const Side& side, 
   return {tile, padded};
 }
 
-void sum_codes(const Kernels& kernels, const CodeRows& rows, int64_t width, int32_t* sums) {
+void start_scores(const Plan& plan, const Kernels& kernels, const CodeRows& keys,
+                  int32_t* score_start) {
   struct Ones {
     constexpr Ones() : codes() {
       for (int8_t& code : codes) code = 1;
@@ -159,7 +161,10 @@ void sum_codes(const Kernels& kernels, const CodeRows& rows, int64_t width, int3
     int8_t codes[1024];
   };
   alignas(64) static constexpr Ones kOnes;
-  kernels.few_scores(rows.codes, rows.stride, width, kOnes.codes, 1, kKeyBlock, sums);
+  kernels.few_scores(keys.codes, keys.stride, plan.code_stride, kOnes.codes, 1, kKeyBlock,
+                     score_start);
+  const int32_t zero = score_zero(plan.code_groups);
+  for (int64_t j = 0; j < kKeyBlock; ++j) score_start[j] = zero - 128 * score_start[j];
 }
 
 }  // namespace qfa

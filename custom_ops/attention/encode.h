@@ -29,8 +29,9 @@ CodeRows take_codes(const Plan& plan, const Kernels& kernels, const Side& side, 
                     bool may_borrow, bool writes, int64_t padded, float* row, int8_t* tile,
                     float* scale);
 
-// Sums of codes of 64 rows, whose stride is theirs and whose width is a multiple of 64.
-void sum_codes(const Kernels& kernels, const CodeRows& rows, int64_t width, int32_t* sums);
+// Where the scores of 64 keys start: see scores_fn.
+void start_scores(const Plan& plan, const Kernels& kernels, const CodeRows& keys,
+                  int32_t* score_start);
 
 }  // namespace qfa
 

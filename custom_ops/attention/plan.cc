@@ -43,7 +43,7 @@ HeadCodes cut_head(const Plan& p, Cutter& cutter) {
   HeadCodes h;
   h.keys = cutter.take<int8_t>(keys * p.code_stride);
   h.values = cutter.take<int8_t>(keys * p.value_channels);
-  h.correction = cutter.take<int32_t>(keys);
+  h.score_start = cutter.take<int32_t>(keys);
   h.key_scale = cutter.take<float>(keys);
   h.value_log2 = cutter.take<float>(keys);
   h.value_inverse = cutter.take<float>(keys);
@@ -82,7 +82,7 @@ WorkerScratch cut_worker(const Plan& p, Cutter& cutter) {
     }
   } else {
     w.codes = cutter.take<int8_t>(kKeyBlock * larger(p.code_stride, p.value_stride));
-    w.queries = cutter.take<uint8_t>(p.code_stride * kLanes);
+    w.queries = cutter.take<uint8_t>(p.code_stride * kLanes * kPackedCodeBytes);
     w.scores = cutter.take<int32_t>(kKeyBlock * kLanes);
     w.weights = cutter.take<uint8_t>(kKeyBlock * kLanes);
     w.value_scale = cutter.take<float>(kKeyBlock);
@@ -104,7 +104,7 @@ WorkerScratch cut_worker(const Plan& p, Cutter& cutter) {
     if (p.streams) {
       w.keys = cutter.take<int8_t>(kKeyBlock * p.code_stride);
       w.columns = cutter.take<int8_t>(kKeyBlock * p.value_channels);
-      w.correction = cutter.take<int32_t>(kKeyBlock);
+      w.score_start = cutter.take<int32_t>(kKeyBlock);
       w.key_scale = cutter.take<float>(kKeyBlock);
       w.value_log2 = cutter.take<float>(kKeyBlock);
       w.value_inverse = cutter.take<float>(kKeyBlock);

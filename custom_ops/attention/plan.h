@@ -61,9 +61,9 @@ struct Plan {
 
 // Codes of one key/value head. Rows at and beyond P + T are zeros with harmless scales.
 struct HeadCodes {
-  int8_t* keys;         // [key_blocks * 64][code_stride]
-  int8_t* values;       // [key_blocks][value_channels][64]
-  int32_t* correction;  // [key_blocks * 64], as are the following
+  int8_t* keys;          // [key_blocks * 64][code_stride]
+  int8_t* values;        // [key_blocks][value_channels][64]
+  int32_t* score_start;  // [key_blocks * 64], as are the following
   float* key_scale;
   float* value_log2;
   float* value_inverse;
@@ -97,9 +97,9 @@ struct WorkerScratch {
   int8_t* codes;         // [64][max(code_stride, value_stride)] values of a block
   int8_t* keys;          // [64][code_stride] keys of a block that streams
   int8_t* columns;       // [value_channels][64] its values, transposed
-  uint8_t* queries;      // [code_stride / 4][kLanes][4], or int8 [kMostFew][code_stride]
+  uint8_t* queries;      // as pack_queries leaves them, or int8 [kMostFew][code_stride]
   int32_t* scores;       // [64][kLanes], or [kMostFew][64]
-  int32_t* correction;   // [64] of a block that streams, as are the next
+  int32_t* score_start;  // [64] of a block that streams, as are the next
   float* key_scale;
   float* value_scale;
   float* value_log2;

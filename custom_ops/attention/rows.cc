@@ -4,6 +4,7 @@
 
 #include "attention/dtype.h"
 #include "attention/side.h"
+#include "kernels/score_zero.h"
 
 namespace qfa {
 namespace {
@@ -88,29 +89,15 @@ QueryRows query_rows(const Plan& plan, int64_t kv_head, int64_t query_block) {
 
 void encode_queries(const Plan& plan, const Kernels& kernels, const QueryRows& rows,
                     const WorkerScratch& scratch, float* query_scale) {
+  auto* codes = plan.few ? reinterpret_cast<int8_t*>(scratch.queries) : scratch.codes;
+  for (int lane = 0; lane < rows.count; ++lane, codes += plan.code_stride) {
+    const RowCodes query = encode_query(plan, kernels, rows, lane, scratch.row, codes);
+    query_scale[lane] = score_scale(query.scale * plan.score_factor);
+  }
   for (int lane = rows.count; lane < kLanes; ++lane) query_scale[lane] = 0.0f;
-  if (plan.few) {
-    auto* codes = reinterpret_cast<int8_t*>(scratch.queries);
-    for (int q = 0; q < rows.count; ++q, codes += plan.code_stride) {
-      const RowCodes query = encode_query(plan, kernels, rows, q, scratch.row, codes);
-      query_scale[q] = query.scale * plan.score_factor;
-    }
-    return;
-  }
-  const bool is_full = rows.count == kLanes && 4 * plan.code_groups == plan.code_stride;
-  // 128 stands for the code 0: the packed operand is unsigned.
-  if (!is_full) memset(scratch.queries, 128, static_cast<size_t>(plan.code_stride * kLanes));
-  for (int lane = 0; lane < rows.count; ++lane) {
-    const RowCodes query = encode_query(plan, kernels, rows, lane, scratch.row, scratch.codes);
-    query_scale[lane] = query.scale * plan.score_factor;
-    uint8_t* target = scratch.queries + 4 * lane;
-    for (int64_t group = 0; group < plan.code_groups; ++group, target += kGroupBytes) {
-      uint32_t four;
-      memcpy(&four, scratch.codes + 4 * group, 4);
-      four ^= 0x80808080u;
-      memcpy(target, &four, 4);
-    }
-  }
+  if (plan.few) return;
+  memset(codes, 0, static_cast<size_t>((kLanes - rows.count) * plan.code_stride));
+  kernels.pack_queries(scratch.codes, plan.code_stride, scratch.queries);
 }
 
 void widen_queries(const Plan& plan, const Kernels& kernels, const QueryRows& rows,

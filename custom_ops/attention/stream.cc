@@ -124,11 +124,10 @@ class Stream {
       attend_few(by, b, keys, values);
       return;
     }
-    sum_codes(kernels_, keys, plan_.code_stride, scratch_.correction);
-    for (int64_t j = 0; j < kKeyBlock; ++j) scratch_.correction[j] *= -128;
+    start_scores(plan_, kernels_, keys, scratch_.score_start);
     kernels_.transpose_codes(values.codes, values.stride, plan_.value_channels, scratch_.columns);
     attend_codes(by,
-                 {keys.codes, keys.stride, scratch_.columns, scratch_.correction,
+                 {keys.codes, keys.stride, scratch_.columns, scratch_.score_start,
                   scratch_.key_scale, scratch_.value_log2, scratch_.value_inverse},
                  b, lanes_);
   }

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "kernels/kernels.h"
+#include "kernels/score_zero.h"
 #include "qfa/qfa.h"
 
 namespace {
@@ -102,18 +103,19 @@ Steps time_codes(qfa_isa isa, int64_t channels) {
   const Kernels kernels = kernels_for(isa);
   const int64_t stride = (channels + kCodePad - 1) / kCodePad * kCodePad;
   alignas(64) static int8_t keys[kKeyBlock * 1024], values[1024 * kKeyBlock];
-  alignas(64) static uint8_t queries[1024 * kLanes], weights[kKeyBlock * kLanes];
-  alignas(64) static int32_t scores[kKeyBlock * kLanes], correction[kKeyBlock];
+  alignas(64) static uint8_t queries[1024 * kLanes * kPackedCodeBytes], weights[kKeyBlock * kLanes];
+  alignas(64) static int32_t scores[kKeyBlock * kLanes], start[kKeyBlock];
   alignas(64) static float lanes[5][kLanes], key_rows[3][kKeyBlock], output[1024 * kLanes];
   for (int i = 0; i < kLanes; ++i) lanes[0][i] = 1e-4f;
   for (int j = 0; j < kKeyBlock; ++j) key_rows[0][j] = key_rows[2][j] = 1.0f;
-  SoftmaxBlock block = {kKeyBlock,   2,           scores,      correction, lanes[0],
+  SoftmaxBlock block = {kKeyBlock,   2,           scores,      kScoreZero, lanes[0],
                         key_rows[0], key_rows[1], key_rows[2], nullptr,    nullptr,
                         weights,     lanes[1],    lanes[2],    lanes[3],   lanes[4]};
   Steps steps;
   kernels.begin_work();
-  steps.scores = time_step(
-      [&] { kernels.scores(keys, stride, (channels + 3) / 4, queries, kKeyBlock, 2, scores); });
+  steps.scores = time_step([&] {
+    kernels.scores(keys, stride, (channels + 3) / 4, queries, start, kKeyBlock, 2, scores);
+  });
   steps.softmax = time_step([&] { kernels.softmax(block); });
   steps.accumulate = time_step([&] {
     kernels.accumulate(values, channels, weights, kKeyBlock, lanes[3], lanes[4], 2, output);

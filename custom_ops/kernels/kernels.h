@@ -27,9 +27,12 @@ inline constexpr int kKeyBlock = QFA_KEY_BLOCK;
 inline constexpr int kCodePad = 64;
 inline constexpr int kChannelPad = 16;
 
-// Four consecutive channels (or keys) of one lane form one 32-bit group of the packed operand:
+// Four consecutive channels (or keys) of one lane form one 32-bit group of a packed operand:
 // packed[group][lane][4], kGroupBytes per group.
 inline constexpr int kGroupBytes = kLanes * 4;
+
+// Packed queries take at most this many bytes per code.
+inline constexpr int kPackedCodeBytes = 2;
 
 struct RowCodes {
   float scale;  // value of one code step; NaN when the row holds a NaN or an infinity
@@ -46,11 +49,11 @@ struct RowCodes {
 struct SoftmaxBlock {
   int keys;
   int vectors;
-  int32_t* scores;             // [keys][kLanes] in: K codes times (Q codes + 128); out: scratch
-  const int32_t* correction;   // [keys] added to the scores: -128 * sum of the key's codes
-  const float* query_scale;    // [kLanes] score scale of each query, log2(e) included
-  const float* key_scale;      // [keys]
-  const float* value_log2;     // [keys] log2 of the value scale
+  int32_t* scores;           // [keys][kLanes] in: score_zero + K codes times Q codes; out: scratch
+  int32_t score_zero;        // score_zero(groups), see kernels/score_zero.h
+  const float* query_scale;  // [kLanes] what score_scale returns, or 0; log2(e) included
+  const float* key_scale;    // [keys]
+  const float* value_log2;   // [keys] log2 of the value scale
   const float* value_inverse;  // [keys] 1 / value scale
   const int32_t* limits;       // null, or [kLanes]: keys at or beyond the limit are masked
   const float* bias;           // null, or [keys][kLanes]: added to the scores; -inf masks
@@ -65,13 +68,13 @@ struct SoftmaxBlock {
 struct CapBlock {
   int keys;
   int vectors;
-  const int32_t* scores;      // as in SoftmaxBlock, as are the following
-  const int32_t* correction;  // [keys]
-  const float* query_scale;   // [kLanes]
-  const float* key_scale;     // [keys]
-  float cap;                  // above 0
-  float inverse;              // 1 / (cap * log2(e))
-  float* tile;                // [keys][kLanes] in: what is added to the scores, -inf masks
+  const int32_t* scores;  // as in SoftmaxBlock, as are the following
+  int32_t score_zero;
+  const float* query_scale;  // [kLanes]
+  const float* key_scale;    // [keys]
+  float cap;                 // above 0
+  float inverse;             // 1 / (cap * log2(e))
+  float* tile;               // [keys][kLanes] in: what is added to the scores, -inf masks
 };
 
 // One block of attention in float32; `keys` is a multiple of 16.
@@ -107,11 +110,18 @@ using quantize_row_fn = RowCodes(const void* row, int64_t count, float static_sc
 using transpose_codes_fn = void(const int8_t* rows, int64_t row_stride, int64_t channels,
                                 int8_t* columns);
 
-// scores[j][lane] = sum over 4 * groups channels of keys[j][c] * queries[c / 4][lane][c % 4],
-// signed times unsigned, exact. Key rows are zero from 4 * groups to the next multiple of 64, where
-// queries may hold anything.
+// Packs kLanes rows of codes, each `width` long (a multiple of 64), into width * kLanes *
+// kPackedCodeBytes bytes at most, for scores_fn of the same instruction set: what lies there is
+// known to these two kernels only.
+using pack_queries_fn = void(const int8_t* rows, int64_t width, uint8_t* packed);
+
+// scores[j][lane] = score_zero(groups) + sum over 4 * groups channels of keys[j][c] *
+// queries[lane][c], exact. Key rows are zero from 4 * groups to the next multiple of 64.
+// start[j] = score_zero(groups) - 128 * sum of the codes of key j: where sums begin that take the
+// queries' codes plus 128, as instruction sets do that multiply signed by unsigned numbers.
 using scores_fn = void(const int8_t* keys, int64_t key_stride, int64_t groups,
-                       const uint8_t* queries, int key_count, int vectors, int32_t* scores);
+                       const uint8_t* packed, const int32_t* start, int key_count, int vectors,
+                       int32_t* scores);
 
 // Exporters mask with the lowest finite number as often as with -inf: a bias at or below
 // kLowestBias masks a key like -inf does. Times log2(e), one above kGreatestBias would overflow.
@@ -130,14 +140,14 @@ struct BiasSummary {
 // vectors lanes.
 using read_bias_fn = BiasSummary(const void* const* rows, int vectors, int count, float* tile);
 
-// t = float(score + correction) * query_scale * key_scale; tile += cap * tanh(t * inverse), except
+// t = float(score - score_zero) * query_scale * key_scale; tile += cap * tanh(t * inverse), except
 // that -inf stays. With scales of queries that are 0, softmax then adds the capped scores as
 // biases. tanh within 2.5e-7 relatively, from the exp2 of this library.
 using cap_scores_fn = void(const CapBlock& block);
 
-// t = float(score + correction) * query_scale; u = fma(t, key_scale, value_log2);
+// t = float(score - score_zero) * query_scale; u = fma(t, key_scale, value_log2);
 // with bias u = fma(bias, log2(e), u); masked entries are then replaced by -inf.
-// m = max of u; y = exp2(u - m), 0 below 2^-126; weight = low byte of fma(y, 255, 2^23);
+// m = max of u; y = weight_exp2(u - m), 0 below 2^-126; weight = low byte of fma(y, 255, 2^23);
 // block_sum = BlockSum of y * value_inverse; M' = max(M, m);
 // keep = exp2(M - M'), gain = exp2(m - M'); sum = fma(sum, keep, gain * block_sum).
 // Where M' is -inf both exponents are taken against 0 instead.
@@ -284,6 +294,7 @@ inline constexpr float kScaleOfZeroValue = 0x1p-60f;
   X(rotate_row)                     \
   X(quantize_row)                   \
   X(transpose_codes)                \
+  X(pack_queries)                   \
   X(scores)                         \
   X(read_bias)                      \
   X(cap_scores)                     \

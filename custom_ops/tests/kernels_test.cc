@@ -143,28 +143,57 @@ void test_kernel_transpose_codes(transpose_codes_fn* kernel, const char* name) {
   }
 }
 
+// Rows of codes with zeros behind them. kind: 0 any codes, 1 the extremes, 2 the greatest.
+void fill_codes(Random& random, Guarded& rows, int64_t channels, int64_t stride, int kind) {
+  for (size_t i = 0; i < rows.size(); ++i) {
+    const bool is_code = static_cast<int64_t>(i) % stride < channels;
+    const int code = kind == 0 ? static_cast<int>(random.below(255)) - 127
+                               : (kind == 2 || random.below(2) != 0 ? 127 : -127);
+    rows.as<int8_t>()[i] = static_cast<int8_t>(is_code ? code : 0);
+  }
+}
+
+// Its effect shows in the scores.
+void test_kernel_pack_queries(pack_queries_fn*, const char*) {}
+
+// The packing that belongs to a kernel of scores.
+pack_queries_fn* packing_of(const char* name) {
+  return kernels_for(isa_from_name(strrchr(name, '_') + 1)).pack_queries;
+}
+
 void test_kernel_scores(scores_fn* kernel, const char* name) {
   Random random(5);
-  for (const int64_t channels : {1, 4, 13, 40, 64, 65, 128, 256, 576, 1024}) {
+  for (const int64_t channels : {1, 4, 13, 40, 64, 65, 128, 256, 260, 576, 1024}) {
     const int64_t stride = (channels + kCodePad - 1) / kCodePad * kCodePad;
+    const int64_t groups = (channels + 3) / 4;
     for (const int keys : {16, 32, 48, 64}) {
       for (const int vectors : {1, 2}) {
-        for (const bool extremes : {false, true}) {
-          if (extremes && keys != 64) continue;
+        for (const int kind : {0, 1, 2}) {  // any codes, the extremes, only the greatest
+          if (kind != 0 && keys != 64) continue;
           Guarded codes(static_cast<size_t>(keys * stride));
-          Guarded queries(static_cast<size_t>(stride * kLanes));
-          fill_bytes(random, codes, extremes);
-          fill_bytes(random, queries, extremes);
-          if (extremes) memset(queries.data(), 255, queries.size());
+          Guarded queries(static_cast<size_t>(kLanes * stride));
+          Guarded packed(static_cast<size_t>(kLanes * stride * kPackedCodeBytes));
+          Guarded start(static_cast<size_t>(4 * keys));
+          fill_codes(random, codes, channels, stride, kind);
+          fill_codes(random, queries, channels, stride, kind);
           for (int j = 0; j < keys; ++j) {
-            memset(codes.data() + j * stride + channels, 0, static_cast<size_t>(stride - channels));
+            int32_t sum = 0;
+            for (int64_t c = 0; c < channels; ++c) sum += codes.as<int8_t>()[j * stride + c];
+            start.as<int32_t>()[j] = score_zero(groups) - 128 * sum;
           }
           Guarded got(static_cast<size_t>(keys * kLanes * 4)), expected(got.size());
-          const int64_t groups = (channels + 3) / 4;
-          kernel(codes.as<int8_t>(), stride, groups, queries.as<uint8_t>(), keys, vectors,
-                 got.as<int32_t>());
-          scores_scalar(codes.as<int8_t>(), stride, groups, queries.as<uint8_t>(), keys, vectors,
-                        expected.as<int32_t>());
+          packing_of(name)(queries.as<int8_t>(), stride, packed.as<uint8_t>());
+          kernel(codes.as<int8_t>(), stride, groups, packed.as<uint8_t>(), start.as<int32_t>(),
+                 keys, vectors, got.as<int32_t>());
+          for (int j = 0; j < keys; ++j) {
+            for (int lane = 0; lane < vectors * kVectorLanes; ++lane) {
+              int32_t sum = score_zero(groups);
+              for (int64_t c = 0; c < channels; ++c) {
+                sum += codes.as<int8_t>()[j * stride + c] * queries.as<int8_t>()[lane * stride + c];
+              }
+              expected.as<int32_t>()[j * kLanes + lane] = sum;
+            }
+          }
           CHECK_THAT(memcmp(got.data(), expected.data(), got.size()) == 0,
                      "%s channels %d keys %d vectors %d", name, static_cast<int>(channels), keys,
                      vectors);
@@ -391,7 +420,7 @@ void test_kernel_cap_scores(cap_scores_fn* kernel, const char* name) {
             return CapBlock{keys,
                             vectors,
                             b.scores.as<int32_t>(),
-                            b.correction.as<int32_t>(),
+                            b.score_zero,
                             b.query_scale.as<float>(),
                             b.key_scale.as<float>(),
                             cap,

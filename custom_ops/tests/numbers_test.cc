@@ -15,14 +15,14 @@ namespace {
 // before, with maximum x, by 2^(x - 0).
 void exp2_by(const Kernels& kernels, const float (&x)[kLanes], float (&y)[kLanes]) {
   constexpr int kKeys = 16;
-  int32_t scores[kKeys * kLanes] = {}, correction[kKeys] = {};
+  int32_t scores[kKeys * kLanes] = {};
   float zeros[kLanes] = {}, ones[kLanes], running_sum[kLanes] = {}, gain[kLanes];
   float running_max[kLanes];
   uint8_t weights[kKeyBlock * kLanes];
   for (float& one : ones) one = 1.0f;
   memcpy(running_max, x, sizeof(x));
-  kernels.softmax({kKeys, 2, scores, correction, zeros, zeros, zeros, ones, nullptr, nullptr,
-                   weights, running_max, running_sum, y, gain});
+  kernels.softmax({kKeys, 2, scores, 0, zeros, zeros, zeros, ones, nullptr, nullptr, weights,
+                   running_max, running_sum, y, gain});
 }
 
 QFA_TEST(exp2_of_nonpositive_numbers) {
@@ -153,13 +153,12 @@ QFA_TEST(softcap_is_tanh) {
     for (int step = 0; step < 2000; ++step) {
       alignas(64) static int32_t scores[kKeyBlock * kLanes];
       static float tile[kKeyBlock * kLanes], ones[kKeyBlock], query_scale[kLanes];
-      static const int32_t none[kKeyBlock] = {};
       for (int i = 0; i < kKeyBlock * kLanes; ++i) scores[i] = (step * 64 + i / 32) * 9 + i % 9;
       for (float& one : ones) one = 1.0f;
       // Arguments from 1e-6 to 10 of either sign.
       for (float& scale : query_scale) scale = step % 2 == 0 ? 1e-5f : -1e-6f;
       memset(tile, 0, sizeof(tile));
-      kernels.cap_scores({kKeyBlock, 2, scores, none, query_scale, ones, 1.0f, 1.0f, tile});
+      kernels.cap_scores({kKeyBlock, 2, scores, 0, query_scale, ones, 1.0f, 1.0f, tile});
       for (int i = 0; i < kKeyBlock * kLanes; ++i) {
         const double exact =
             tanh(static_cast<double>(static_cast<float>(scores[i]) * query_scale[0]));

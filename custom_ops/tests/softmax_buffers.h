@@ -7,34 +7,36 @@
 
 #include "guarded.h"
 #include "kernels/kernels.h"
+#include "kernels/score_zero.h"
 #include "problem.h"
 
 namespace qfa::test {
 
 struct SoftmaxBuffers {
-  Guarded scores{kKeyBlock * kLanes * 4}, correction{kKeyBlock * 4}, query_scale{kLanes * 4};
+  Guarded scores{kKeyBlock * kLanes * 4}, query_scale{kLanes * 4};
   Guarded key_scale{kKeyBlock * 4}, value_log2{kKeyBlock * 4}, value_inverse{kKeyBlock * 4};
   Guarded limits{kLanes * 4}, bias{kKeyBlock * kLanes * 4}, weights{kKeyBlock * kLanes};
   Guarded running_max{kLanes * 4}, running_sum{kLanes * 4}, keep{kLanes * 4}, gain{kLanes * 4};
+  int32_t score_zero = 0;
 };
 
 inline void fill_softmax(SoftmaxBuffers& b, uint64_t seed, bool special) {
   Random random(seed);
   memset(b.weights.data(), 0xee, b.weights.size());
+  b.score_zero = seed % 2 == 0 ? kScoreZero : 0;
   for (int i = 0; i < kKeyBlock * kLanes; ++i) {
-    b.scores.as<int32_t>()[i] = static_cast<int32_t>(random.normal() * 3000.0f);
+    b.scores.as<int32_t>()[i] = b.score_zero + static_cast<int32_t>(random.normal() * 3000.0f);
     const uint32_t kind = random.below(8);
     b.bias.as<float>()[i] = kind == 0 ? -INFINITY : (kind == 1 ? 0.0f : random.normal());
   }
   for (int j = 0; j < kKeyBlock; ++j) {
-    b.correction.as<int32_t>()[j] = static_cast<int32_t>(random.normal() * 1000.0f);
     b.key_scale.as<float>()[j] = fabsf(random.normal()) + 0.1f;
     const float value_scale = fabsf(random.normal()) * 0.01f + 1e-4f;
     b.value_log2.as<float>()[j] = log2f(value_scale);
     b.value_inverse.as<float>()[j] = 1.0f / value_scale;
   }
   for (int lane = 0; lane < kLanes; ++lane) {
-    b.query_scale.as<float>()[lane] = (lane % 5 + 1) * 1e-3f;
+    b.query_scale.as<float>()[lane] = score_scale((lane % 5 + 1) * 1e-3f);
     b.limits.as<int32_t>()[lane] = static_cast<int32_t>(random.below(kKeyBlock + 1));
     b.running_max.as<float>()[lane] = lane % 3 == 0 ? -INFINITY : random.normal() * 10.0f;
     b.running_sum.as<float>()[lane] = lane % 3 == 0 ? 0.0f : fabsf(random.normal()) * 100.0f;
@@ -42,8 +44,10 @@ inline void fill_softmax(SoftmaxBuffers& b, uint64_t seed, bool special) {
   }
   if (!special) return;
   b.query_scale.as<float>()[1] = NAN;
-  b.query_scale.as<float>()[17] = INFINITY;
-  b.query_scale.as<float>()[2] = 1e30f;
+  b.query_scale.as<float>()[17] = score_scale(INFINITY);
+  b.query_scale.as<float>()[2] = score_scale(1e30f);
+  b.query_scale.as<float>()[3] = score_scale(-1e-3f);
+  b.query_scale.as<float>()[5] = 0.0f;
   b.limits.as<int32_t>()[4] = 0;
   b.key_scale.as<float>()[5] = NAN;
   b.bias.as<float>()[6 * kLanes + 9] = INFINITY;
@@ -55,7 +59,7 @@ inline SoftmaxBlock softmax_block(SoftmaxBuffers& b, int keys, int vectors, bool
   return {keys,
           vectors,
           b.scores.as<int32_t>(),
-          b.correction.as<int32_t>(),
+          b.score_zero,
           b.query_scale.as<float>(),
           b.key_scale.as<float>(),
           b.value_log2.as<float>(),

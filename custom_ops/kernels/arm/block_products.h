@@ -29,17 +29,19 @@ struct Sums {
 
 template <class Product>
 QFA_INLINE void scores_of(const int8_t* keys, int64_t key_stride, int64_t groups,
-                          const uint8_t* queries, int key_count, int vectors, int32_t* scores) {
+                          const uint8_t* packed, const int32_t* start, int key_count, int vectors,
+                          int32_t* scores) {
   const int lanes = vectors * kVectorLanes;
   const int64_t whole = (groups + kGroupsAtOnce - 1) / kGroupsAtOnce * kGroupsAtOnce;
-  Product product(queries, whole, lanes);
+  Product product(packed, whole, lanes);
   for (int j = 0; j < key_count; j += kRows) {
     product.take(keys + j * key_stride, key_stride);
     for (int lane = 0; lane < lanes; lane += kSpan * kWidth) {
       const Sums sums = product.multiply(lane);
       for (int r = 0; r < kRows; ++r) {
         for (int v = 0; v < kSpan; ++v) {
-          vst1q_s32(scores + (j + r) * kLanes + lane + v * kWidth, sums.at[r][v]);
+          const int32x4_t score = vaddq_s32(sums.at[r][v], vdupq_n_s32(start[j + r]));
+          vst1q_s32(scores + (j + r) * kLanes + lane + v * kWidth, score);
         }
       }
     }

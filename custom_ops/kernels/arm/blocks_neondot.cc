@@ -77,9 +77,9 @@ class Dots {
 
 }  // namespace
 
-void scores_neondot(const int8_t* keys, int64_t key_stride, int64_t groups, const uint8_t* queries,
-                    int key_count, int vectors, int32_t* scores) {
-  scores_of<Dots>(keys, key_stride, groups, queries, key_count, vectors, scores);
+void scores_neondot(const int8_t* keys, int64_t key_stride, int64_t groups, const uint8_t* packed,
+                    const int32_t* start, int key_count, int vectors, int32_t* scores) {
+  scores_of<Dots>(keys, key_stride, groups, packed, start, key_count, vectors, scores);
 }
 
 void accumulate_neondot(const int8_t* values, int64_t channels, const uint8_t* weights,

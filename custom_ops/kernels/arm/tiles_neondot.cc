@@ -26,6 +26,18 @@ bool any(uint32x4_t flags) { return vmaxvq_u32(flags) != 0; }
 
 }  // namespace
 
+// Codes plus 128: scores_neondot and scores_neoni8mm begin at what that adds, taken away.
+void pack_queries_neondot(const int8_t* rows, int64_t width, uint8_t* packed) {
+  for (int64_t g = 0; g < width / 4; ++g) {
+    for (int lane = 0; lane < kLanes; ++lane, packed += 4) {
+      uint32_t four;
+      __builtin_memcpy(&four, rows + lane * width + 4 * g, 4);
+      four ^= 0x80808080u;
+      __builtin_memcpy(packed, &four, 4);
+    }
+  }
+}
+
 BiasSummary read_bias_neondot(const void* const* rows, int vectors, int count, float* tile) {
   const float32x4_t lowest = vdupq_n_f32(kLowestBias), greatest = vdupq_n_f32(kGreatestBias);
   const float32x4_t infinity = vdupq_n_f32(__builtin_inff());

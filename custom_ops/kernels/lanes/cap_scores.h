@@ -17,7 +17,7 @@ void cap_block(const CapBlock& b) {
     const int32_t* scores = b.scores + lane;
     float* tile = b.tile + lane;
     for (int j = 0; j < b.keys; ++j, scores += kLanes, tile += kLanes) {
-      const Vector t = Vector::from_ints(scores, b.correction[j]) * query_scale;
+      const Vector t = Vector::from_ints(scores, -b.score_zero) * query_scale;
       const Vector capped = cap * tanh_lanes(t * Vector::spread(b.key_scale[j]) * inverse);
       const Vector bias = Vector::load(tile);
       Vector::select(Vector::equal(bias, lowest), bias, bias + capped).store(tile);

@@ -8,13 +8,14 @@
 #include "kernels/kernels.h"
 #include "kernels/reference/block_sum.h"
 #include "kernels/reference/exp2.h"
+#include "kernels/score_zero.h"
 
 namespace qfa {
 namespace {
 
 float exponent_of(const SoftmaxBlock& b, int key, int lane) {
   const float t =
-      static_cast<float>(b.scores[key * kLanes + lane] + b.correction[key]) * b.query_scale[lane];
+      static_cast<float>(b.scores[key * kLanes + lane] - b.score_zero) * b.query_scale[lane];
   float u = fmaf(t, b.key_scale[key], b.value_log2[key]);
   if (b.bias != nullptr) {
     const float bias = b.bias[key * kLanes + lane];
@@ -26,14 +27,23 @@ float exponent_of(const SoftmaxBlock& b, int key, int lane) {
 
 }  // namespace
 
-void scores_scalar(const int8_t* keys, int64_t key_stride, int64_t groups, const uint8_t* queries,
-                   int key_count, int vectors, int32_t* scores) {
+void pack_queries_scalar(const int8_t* rows, int64_t width, uint8_t* packed) {
+  for (int64_t g = 0; g < width / 4; ++g) {
+    for (int lane = 0; lane < kLanes; ++lane, packed += 4) {
+      memcpy(packed, rows + lane * width + 4 * g, 4);
+    }
+  }
+}
+
+void scores_scalar(const int8_t* keys, int64_t key_stride, int64_t groups, const uint8_t* packed,
+                   const int32_t*, int key_count, int vectors, int32_t* scores) {
   for (int j = 0; j < key_count; ++j) {
     const int8_t* key = keys + j * key_stride;
     for (int lane = 0; lane < vectors * kVectorLanes; ++lane) {
-      int32_t sum = 0;
+      int32_t sum = score_zero(groups);
       for (int64_t g = 0; g < groups; ++g) {
-        const uint8_t* query = queries + g * kGroupBytes + lane * 4;
+        int8_t query[4];
+        memcpy(query, packed + g * kGroupBytes + lane * 4, 4);
         for (int i = 0; i < 4; ++i) sum += key[4 * g + i] * query[i];
       }
       scores[j * kLanes + lane] = sum;
@@ -72,7 +82,7 @@ void softmax_scalar(const SoftmaxBlock& b) {
     const float reference = largest == -INFINITY ? 0.0f : largest;
     float part[16] = {};
     for (int j = 0; j < b.keys; ++j) {
-      const float y = exp2_of_nonpositive(exponent_of(b, j, lane) - reference);
+      const float y = weight_exp2(exponent_of(b, j, lane) - reference);
       part[j % 16] = fmaf(y, b.value_inverse[j], part[j % 16]);
       b.weights[(j / 4) * kGroupBytes + lane * 4 + j % 4] = weight_code(y);
     }

@@ -46,7 +46,7 @@ void few_softmax_scalar(const FewBlock& b) {
     const float reference = largest == -INFINITY ? 0.0f : largest;
     float part[16] = {};
     for (int j = 0; j < b.keys; ++j) {
-      const float y = exp2_of_nonpositive(u[j] - reference);
+      const float y = weight_exp2(u[j] - reference);
       part[j % 16] = fmaf(y, b.value_inverse[j], part[j % 16]);
       b.weights[q * kKeyBlock + j] = weight_code(y);
     }

@@ -5,6 +5,7 @@
 #include <immintrin.h>
 
 #include "kernels/kernels.h"
+#include "kernels/score_zero.h"
 
 namespace qfa {
 namespace {
@@ -23,9 +24,15 @@ constexpr int kTileBytes = 64;  // of a tile's row
                    : "r"(static_cast<void*>(base)), "r"(static_cast<int64_t>(stride)) \
                    : "memory")
 #define QFA_TILE_ZERO(tile) __asm__ volatile("tilezero %%tmm" #tile::)
-// Adds the products of signed codes and unsigned packed codes.
-#define QFA_TILE_MULTIPLY(sum, codes, packed) \
-  __asm__ volatile("tdpbsud %%tmm" #packed ", %%tmm" #codes ", %%tmm" #sum::)
+// Adds the products of signed codes and packed codes, which are signed or unsigned.
+#define QFA_TILE_MULTIPLY(sum, codes, packed)                                      \
+  do {                                                                             \
+    if (is_signed) {                                                               \
+      __asm__ volatile("tdpbssd %%tmm" #packed ", %%tmm" #codes ", %%tmm" #sum::); \
+    } else {                                                                       \
+      __asm__ volatile("tdpbsud %%tmm" #packed ", %%tmm" #codes ", %%tmm" #sum::); \
+    }                                                                              \
+  } while (false)
 
 struct alignas(64) TileConfig {
   uint8_t palette, start_row, reserved[14];
@@ -36,16 +43,28 @@ static_assert(sizeof(TileConfig) == 64);
 
 constexpr int64_t kScratchStride = kLanes * 4;
 
-// sums[32][kLanes] = rows (32, or 16 when `tall` is false) times packed, `steps` tiles of 64 codes
-// deep.
-template <bool tall, bool wide>
+// What sums of scores start from, as rows of a tile that follow each other at once.
+alignas(64) constexpr int32_t kStart[kVectorLanes] = {
+    kScoreZero, kScoreZero, kScoreZero, kScoreZero, kScoreZero, kScoreZero, kScoreZero, kScoreZero,
+    kScoreZero, kScoreZero, kScoreZero, kScoreZero, kScoreZero, kScoreZero, kScoreZero, kScoreZero};
+
+// sums[32][kLanes] = start + rows (32, or 16 when `tall` is false) times packed, `steps` tiles of
+// 64 codes deep. start: null for 0, or one row of a tile.
+template <bool is_signed, bool tall, bool wide>
 inline __attribute__((always_inline)) void multiply(const int8_t* rows, int64_t row_stride,
                                                     const uint8_t* packed, int64_t steps,
-                                                    int32_t* sums) {
-  QFA_TILE_ZERO(0);
-  if (wide) QFA_TILE_ZERO(1);
-  if (tall) QFA_TILE_ZERO(2);
-  if (tall && wide) QFA_TILE_ZERO(3);
+                                                    const int32_t* start, int32_t* sums) {
+  if (start != nullptr) {
+    QFA_TILE_LOAD(0, start, 0);
+    if (wide) QFA_TILE_LOAD(1, start, 0);
+    if (tall) QFA_TILE_LOAD(2, start, 0);
+    if (tall && wide) QFA_TILE_LOAD(3, start, 0);
+  } else {
+    QFA_TILE_ZERO(0);
+    if (wide) QFA_TILE_ZERO(1);
+    if (tall) QFA_TILE_ZERO(2);
+    if (tall && wide) QFA_TILE_ZERO(3);
+  }
   for (int64_t step = 0; step < steps; ++step) {
     const int8_t* codes = rows + step * kTileBytes;
     const uint8_t* lanes = packed + step * kTileRows * kGroupBytes;
@@ -68,16 +87,17 @@ inline __attribute__((always_inline)) void multiply(const int8_t* rows, int64_t 
   if (tall && wide) QFA_TILE_STORE(3, sums + kTileRows * kLanes + kVectorLanes, kScratchStride);
 }
 
+template <bool is_signed>
 void multiply_rows(const int8_t* rows, int64_t row_stride, const uint8_t* packed, int64_t steps,
-                   bool tall, bool wide, int32_t* sums) {
+                   const int32_t* start, bool tall, bool wide, int32_t* sums) {
   if (tall && wide) {
-    multiply<true, true>(rows, row_stride, packed, steps, sums);
+    multiply<is_signed, true, true>(rows, row_stride, packed, steps, start, sums);
   } else if (tall) {
-    multiply<true, false>(rows, row_stride, packed, steps, sums);
+    multiply<is_signed, true, false>(rows, row_stride, packed, steps, start, sums);
   } else if (wide) {
-    multiply<false, true>(rows, row_stride, packed, steps, sums);
+    multiply<is_signed, false, true>(rows, row_stride, packed, steps, start, sums);
   } else {
-    multiply<false, false>(rows, row_stride, packed, steps, sums);
+    multiply<is_signed, false, false>(rows, row_stride, packed, steps, start, sums);
   }
 }
 
@@ -95,12 +115,23 @@ void begin_work_amxint8() {
 
 void end_work_amxint8() { __asm__ volatile("tilerelease" ::); }
 
-void scores_amxint8(const int8_t* keys, int64_t key_stride, int64_t groups, const uint8_t* queries,
-                    int key_count, int vectors, int32_t* scores) {
+// The queries' codes themselves: these products may be of two signed numbers.
+void pack_queries_amxint8(const int8_t* rows, int64_t width, uint8_t* packed) {
+  pack_queries_avx512vnni(rows, width, packed);
+  const __m512i offset = _mm512_set1_epi8(-128);
+  for (int64_t i = 0; i < width * kLanes; i += 64) {
+    const __m512i codes = _mm512_loadu_si512(packed + i);
+    _mm512_storeu_si512(packed + i, _mm512_xor_si512(codes, offset));
+  }
+}
+
+void scores_amxint8(const int8_t* keys, int64_t key_stride, int64_t groups, const uint8_t* packed,
+                    const int32_t*, int key_count, int vectors, int32_t* scores) {
   const int64_t steps = (groups + 15) / 16;
+  const int32_t* start = score_zero(groups) != 0 ? kStart : nullptr;
   for (int j = 0; j < key_count; j += 2 * kTileRows) {
-    multiply_rows(keys + j * key_stride, key_stride, queries, steps, key_count - j > kTileRows,
-                  vectors > 1, scores + j * kLanes);
+    multiply_rows<true>(keys + j * key_stride, key_stride, packed, steps, start,
+                        key_count - j > kTileRows, vectors > 1, scores + j * kLanes);
   }
 }
 
@@ -110,7 +141,8 @@ void accumulate_amxint8(const int8_t* values, int64_t channels, const uint8_t* w
   alignas(64) int32_t sums[2 * kTileRows * kLanes];
   for (int64_t c = 0; c < channels; c += 2 * kTileRows) {
     const bool tall = channels - c > kTileRows;
-    multiply_rows(values + c * kKeyBlock, kKeyBlock, weights, 1, tall, vectors > 1, sums);
+    multiply_rows<false>(values + c * kKeyBlock, kKeyBlock, weights, 1, nullptr, tall, vectors > 1,
+                         sums);
     for (int v = 0; v < vectors; ++v) {
       const __m512 kept = _mm512_loadu_ps(keep + v * kVectorLanes);
       const __m512 gained = _mm512_loadu_ps(gain + v * kVectorLanes);

@@ -34,13 +34,11 @@ void widen(const int8_t* rows, int64_t row_stride, int64_t groups, Strip& strip)
   }
 }
 
-// product[r][v] = sum over groups of four codes of rows[r] times packed[group][lane], for 16 lanes.
+// product[r][v] += sum over groups of four codes of rows[r] times packed[group][lane], for 16
+// lanes.
 inline __attribute__((always_inline)) void multiply(const Strip& strip, const uint8_t* packed,
                                                     int64_t groups,
                                                     __m256i (&product)[kRows][kVectors]) {
-  for (int r = 0; r < kRows; ++r) {
-    for (int v = 0; v < kVectors; ++v) product[r][v] = _mm256_setzero_si256();
-  }
   const __m256i low_bytes = _mm256_set1_epi16(0xff);
   for (int64_t g = 0; g < groups; ++g, packed += kGroupBytes) {
     const __m256i first = load(packed), second = load(packed + 4 * kWidth);
@@ -61,14 +59,17 @@ inline __attribute__((always_inline)) void multiply(const Strip& strip, const ui
 
 }  // namespace
 
-void scores_avx2(const int8_t* keys, int64_t key_stride, int64_t groups, const uint8_t* queries,
-                 int key_count, int vectors, int32_t* scores) {
+void scores_avx2(const int8_t* keys, int64_t key_stride, int64_t groups, const uint8_t* packed,
+                 const int32_t* start, int key_count, int vectors, int32_t* scores) {
   Strip strip;
   for (int j = 0; j < key_count; j += kRows) {
     widen(keys + j * key_stride, key_stride, groups, strip);
     for (int lane = 0; lane < vectors * kVectorLanes; lane += kVectors * kWidth) {
       __m256i product[kRows][kVectors];
-      multiply(strip, queries + 4 * lane, groups, product);
+      for (int r = 0; r < kRows; ++r) {
+        for (int v = 0; v < kVectors; ++v) product[r][v] = _mm256_set1_epi32(start[j + r]);
+      }
+      multiply(strip, packed + 4 * lane, groups, product);
       for (int r = 0; r < kRows; ++r) {
         for (int v = 0; v < kVectors; ++v) {
           store(scores + (j + r) * kLanes + lane + v * kWidth, product[r][v]);
@@ -85,6 +86,9 @@ void accumulate_avx2(const int8_t* values, int64_t channels, const uint8_t* weig
     widen(values + c * kKeyBlock, kKeyBlock, key_count / 4, strip);
     for (int lane = 0; lane < vectors * kVectorLanes; lane += kVectors * kWidth) {
       __m256i product[kRows][kVectors];
+      for (int r = 0; r < kRows; ++r) {
+        for (int v = 0; v < kVectors; ++v) product[r][v] = _mm256_setzero_si256();
+      }
       multiply(strip, weights + 4 * lane, key_count / 4, product);
       for (int v = 0; v < kVectors; ++v) {
         const __m256 kept = _mm256_loadu_ps(keep + lane + v * kWidth);

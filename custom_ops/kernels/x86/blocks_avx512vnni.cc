@@ -14,15 +14,12 @@ inline __attribute__((always_inline)) void dot(__m512i& sum, __m512i lanes, __m5
   __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(lanes), "v"(row));
 }
 
-// product[r][v] = sum over groups of four codes of rows[r] times packed[group][lane].
+// product[r][v] += sum over groups of four codes of rows[r] times packed[group][lane].
 template <int vectors>
 inline __attribute__((always_inline)) void multiply(const int8_t* rows, int64_t row_stride,
                                                     const uint8_t* packed, int64_t groups,
                                                     __m512i (&product)[kSums / vectors][vectors]) {
   constexpr int kRows = kSums / vectors;
-  for (int r = 0; r < kRows; ++r) {
-    for (int v = 0; v < vectors; ++v) product[r][v] = _mm512_setzero_si512();
-  }
   for (int64_t g = 0; g < groups; ++g) {
     __m512i lanes[vectors];
     for (int v = 0; v < vectors; ++v) {
@@ -41,12 +38,15 @@ inline __attribute__((always_inline)) void multiply(const int8_t* rows, int64_t 
 }
 
 template <int vectors>
-void scores_of(const int8_t* keys, int64_t key_stride, int64_t groups, const uint8_t* queries,
-               int key_count, int32_t* scores) {
+void scores_of(const int8_t* keys, int64_t key_stride, int64_t groups, const uint8_t* packed,
+               const int32_t* start, int key_count, int32_t* scores) {
   constexpr int kRows = kSums / vectors;
   for (int j = 0; j < key_count; j += kRows) {
     __m512i product[kRows][vectors];
-    multiply<vectors>(keys + j * key_stride, key_stride, queries, groups, product);
+    for (int r = 0; r < kRows; ++r) {
+      for (int v = 0; v < vectors; ++v) product[r][v] = _mm512_set1_epi32(start[j + r]);
+    }
+    multiply<vectors>(keys + j * key_stride, key_stride, packed, groups, product);
     for (int r = 0; r < kRows; ++r) {
       for (int v = 0; v < vectors; ++v) {
         _mm512_storeu_si512(scores + (j + r) * kLanes + v * kVectorLanes, product[r][v]);
@@ -66,6 +66,9 @@ void accumulate_into(const int8_t* values, int64_t channels, const uint8_t* weig
   }
   for (int64_t c = 0; c < channels; c += kRows) {
     __m512i product[kRows][vectors];
+    for (int r = 0; r < kRows; ++r) {
+      for (int v = 0; v < vectors; ++v) product[r][v] = _mm512_setzero_si512();
+    }
     multiply<vectors>(values + c * kKeyBlock, kKeyBlock, weights,
                       whole ? kKeyBlock / 4 : key_count / 4, product);
     for (int r = 0; r < kRows; ++r) {
@@ -82,11 +85,12 @@ void accumulate_into(const int8_t* values, int64_t channels, const uint8_t* weig
 }  // namespace
 
 void scores_avx512vnni(const int8_t* keys, int64_t key_stride, int64_t groups,
-                       const uint8_t* queries, int key_count, int vectors, int32_t* scores) {
+                       const uint8_t* packed, const int32_t* start, int key_count, int vectors,
+                       int32_t* scores) {
   if (vectors == 1) {
-    scores_of<1>(keys, key_stride, groups, queries, key_count, scores);
+    scores_of<1>(keys, key_stride, groups, packed, start, key_count, scores);
   } else {
-    scores_of<2>(keys, key_stride, groups, queries, key_count, scores);
+    scores_of<2>(keys, key_stride, groups, packed, start, key_count, scores);
   }
 }
 

@@ -27,6 +27,15 @@ QFA_INLINE __m512 exp2_of_nonpositive(__m512 x) {
   return _mm512_maskz_scalef_ps(above, p, whole);
 }
 
+QFA_INLINE __m512 weight_exp2(__m512 x) {
+  const __m512 f = _mm512_reduce_ps(x, _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC);
+  __m512 p = _mm512_fmadd_ps(_mm512_set1_ps(kWeightExp2C3), f, _mm512_set1_ps(kWeightExp2C2));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(kWeightExp2C1));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.0f));
+  const __mmask16 above = _mm512_cmp_ps_mask(x, _mm512_set1_ps(kExp2Floor), _CMP_NLT_UQ);
+  return _mm512_maskz_scalef_ps(above, p, _mm512_sub_ps(x, f));
+}
+
 QFA_INLINE __m512 lowest() { return _mm512_set1_ps(-__builtin_inff()); }
 
 // Exponents are measured against 0 where nothing is seen: all of them are -inf.
@@ -139,7 +148,7 @@ void softmax_of(const FewBlock& b, int first) {
     const __m512 inverse = load_row<masking>(b.value_inverse, b.keys, i);
 #pragma GCC unroll 4
     for (int q = 0; q < count; ++q) {
-      const __m512 y = exp2_of_nonpositive(_mm512_sub_ps(u[q][i], spread(reference, q)));
+      const __m512 y = weight_exp2(_mm512_sub_ps(u[q][i], spread(reference, q)));
       part[q] = _mm512_fmadd_ps(y, inverse, i == 0 ? _mm512_setzero_ps() : part[q]);
       const __m512i code = _mm512_castps_si512(_mm512_fmadd_ps(y, steps, shift));
       _mm_storeu_si128(reinterpret_cast<__m128i*>(b.weights + (first + q) * kKeyBlock + 16 * i),

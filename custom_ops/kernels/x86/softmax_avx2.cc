@@ -3,6 +3,7 @@
 
 #include "kernels/exp2.h"
 #include "kernels/kernels.h"
+#include "kernels/score_zero.h"
 
 namespace qfa {
 namespace {
@@ -23,12 +24,31 @@ __m256 exp2_of_nonpositive(__m256 x) {
   return _mm256_and_ps(_mm256_castsi256_ps(bits), above);
 }
 
+__m256 weight_exp2(__m256 x) {
+  const __m256i exponent = _mm256_cvttps_epi32(x);
+  const __m256 f = _mm256_sub_ps(x, _mm256_cvtepi32_ps(exponent));
+  __m256 p = _mm256_fmadd_ps(_mm256_set1_ps(kWeightExp2C3), f, _mm256_set1_ps(kWeightExp2C2));
+  p = _mm256_fmadd_ps(p, f, _mm256_set1_ps(kWeightExp2C1));
+  p = _mm256_fmadd_ps(p, f, _mm256_set1_ps(1.0f));
+  const __m256i bits = _mm256_add_epi32(_mm256_castps_si256(p), _mm256_slli_epi32(exponent, 23));
+  const __m256 above = _mm256_cmp_ps(x, _mm256_set1_ps(kExp2Floor), _CMP_NLT_UQ);
+  return _mm256_and_ps(_mm256_castsi256_ps(bits), above);
+}
+
+// Scores as floats, times the scale of their query.
+template <bool narrow>
+__m256 scaled(__m256i score, __m256 scale, __m256 shift) {
+  if (narrow) return _mm256_fmadd_ps(_mm256_castsi256_ps(score), scale, shift);
+  return _mm256_mul_ps(_mm256_cvtepi32_ps(score), scale);
+}
+
 enum Masking { kNone, kLimits, kBias };
 
-template <Masking masking>
+template <Masking masking, bool narrow>
 void softmax_vector(const SoftmaxBlock& b, int first_lane) {
   const __m256 lowest = _mm256_set1_ps(-__builtin_inff());
   const __m256 query_scale = _mm256_loadu_ps(b.query_scale + first_lane);
+  const __m256 shift_of_scores = _mm256_mul_ps(query_scale, _mm256_set1_ps(-kFloatOfScoreZero));
   const auto load = [](const int32_t* p) {
     return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
   };
@@ -38,8 +58,7 @@ void softmax_vector(const SoftmaxBlock& b, int first_lane) {
   int32_t* scores = b.scores + first_lane;
   __m256 largest = lowest;
   for (int j = 0; j < b.keys; ++j, scores += kLanes) {
-    const __m256i score = _mm256_add_epi32(load(scores), _mm256_set1_epi32(b.correction[j]));
-    const __m256 t = _mm256_mul_ps(_mm256_cvtepi32_ps(score), query_scale);
+    const __m256 t = scaled<narrow>(load(scores), query_scale, shift_of_scores);
     __m256 u = _mm256_fmadd_ps(t, _mm256_set1_ps(b.key_scale[j]), _mm256_set1_ps(b.value_log2[j]));
     if (masking != kNone) {
       __m256 seen = _mm256_castsi256_ps(_mm256_cmpgt_epi32(limit, _mm256_set1_epi32(j)));
@@ -68,7 +87,7 @@ void softmax_vector(const SoftmaxBlock& b, int first_lane) {
       __m256i code[4];
       for (int i = 0; i < 4; ++i) {
         const __m256 u = _mm256_loadu_ps(exponents + (j + i) * kLanes);
-        const __m256 y = exp2_of_nonpositive(_mm256_sub_ps(u, reference));
+        const __m256 y = weight_exp2(_mm256_sub_ps(u, reference));
         part[i] = _mm256_fmadd_ps(y, _mm256_set1_ps(b.value_inverse[j + i]), part[i]);
         code[i] = _mm256_castps_si256(_mm256_fmadd_ps(y, steps, shift));
       }
@@ -102,18 +121,23 @@ void softmax_vector(const SoftmaxBlock& b, int first_lane) {
                    _mm256_fmadd_ps(total, keep, _mm256_mul_ps(gain, sum)));
 }
 
+template <bool narrow>
+void softmax_block(const SoftmaxBlock& block) {
+  for (int lane = 0; lane < block.vectors * kVectorLanes; lane += kWidth) {
+    if (block.bias != nullptr) {
+      softmax_vector<kBias, narrow>(block, lane);
+    } else if (block.limits != nullptr) {
+      softmax_vector<kLimits, narrow>(block, lane);
+    } else {
+      softmax_vector<kNone, narrow>(block, lane);
+    }
+  }
+}
+
 }  // namespace
 
 void softmax_avx2(const SoftmaxBlock& block) {
-  for (int lane = 0; lane < block.vectors * kVectorLanes; lane += kWidth) {
-    if (block.bias != nullptr) {
-      softmax_vector<kBias>(block, lane);
-    } else if (block.limits != nullptr) {
-      softmax_vector<kLimits>(block, lane);
-    } else {
-      softmax_vector<kNone>(block, lane);
-    }
-  }
+  block.score_zero != 0 ? softmax_block<true>(block) : softmax_block<false>(block);
 }
 
 }  // namespace qfa

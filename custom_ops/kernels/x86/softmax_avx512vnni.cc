@@ -3,6 +3,7 @@
 
 #include "kernels/exp2.h"
 #include "kernels/kernels.h"
+#include "kernels/score_zero.h"
 
 namespace qfa {
 namespace {
@@ -20,19 +21,37 @@ __m512 exp2_of_nonpositive(__m512 x) {
   return _mm512_maskz_scalef_ps(above, p, whole);
 }
 
+__m512 weight_exp2(__m512 x) {
+  constexpr int kToZero = _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC;
+  const __m512 f = _mm512_reduce_ps(x, kToZero);
+  const __m512 whole = _mm512_sub_ps(x, f);
+  __m512 p = _mm512_fmadd_ps(_mm512_set1_ps(kWeightExp2C3), f, _mm512_set1_ps(kWeightExp2C2));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(kWeightExp2C1));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.0f));
+  const __mmask16 above = _mm512_cmp_ps_mask(x, _mm512_set1_ps(kExp2Floor), _CMP_NLT_UQ);
+  return _mm512_maskz_scalef_ps(above, p, whole);
+}
+
+// Scores as floats, times the scale of their query.
+template <bool narrow>
+__m512 scaled(__m512i score, __m512 scale, __m512 shift) {
+  if (narrow) return _mm512_fmadd_ps(_mm512_castsi512_ps(score), scale, shift);
+  return _mm512_mul_ps(_mm512_cvtepi32_ps(score), scale);
+}
+
 enum Masking { kNone, kLimits, kBias };
 
 // Turns scores into exponents in place and finds the largest of each lane.
-template <Masking masking, int vectors>
+template <Masking masking, bool narrow, int vectors>
 inline __attribute__((always_inline)) void exponents_of(const SoftmaxBlock& b,
                                                         __m512 (&largest)[vectors]) {
   const __m512 lowest = _mm512_set1_ps(-__builtin_inff());
-  const int32_t* correction = b.correction;
   const float *key_scale = b.key_scale, *value_log2 = b.value_log2, *bias_row = b.bias;
-  __m512 query_scale[vectors];
+  __m512 query_scale[vectors], shift[vectors];
   __m512i limit[vectors];
   for (int v = 0; v < vectors; ++v) {
     query_scale[v] = _mm512_loadu_ps(b.query_scale + v * kVectorLanes);
+    shift[v] = _mm512_mul_ps(query_scale[v], _mm512_set1_ps(-kFloatOfScoreZero));
     limit[v] = masking != kNone && b.limits != nullptr
                    ? _mm512_loadu_si512(b.limits + v * kVectorLanes)
                    : _mm512_set1_epi32(kKeyBlock);
@@ -42,11 +61,10 @@ inline __attribute__((always_inline)) void exponents_of(const SoftmaxBlock& b,
   const int keys = b.keys;
 #pragma GCC unroll 2
   for (int j = 0; j < keys; ++j, scores += kLanes) {
-    const __m512i add = _mm512_set1_epi32(correction[j]);
     const __m512 scale = _mm512_set1_ps(key_scale[j]), log2 = _mm512_set1_ps(value_log2[j]);
     for (int v = 0; v < vectors; ++v) {
-      const __m512i score = _mm512_add_epi32(_mm512_loadu_si512(scores + v * kVectorLanes), add);
-      const __m512 t = _mm512_mul_ps(_mm512_cvtepi32_ps(score), query_scale[v]);
+      const __m512 t =
+          scaled<narrow>(_mm512_loadu_si512(scores + v * kVectorLanes), query_scale[v], shift[v]);
       __m512 u = _mm512_fmadd_ps(t, scale, log2);
       if (masking != kNone) {
         __mmask16 seen = _mm512_cmplt_epi32_mask(_mm512_set1_epi32(j), limit[v]);
@@ -85,7 +103,7 @@ inline __attribute__((always_inline)) void weights_of(const SoftmaxBlock& b,
         const __m512 inverse = _mm512_set1_ps(value_inverse[j + i]);
         for (int v = 0; v < vectors; ++v) {
           const __m512 u = _mm512_loadu_ps(exponents + (j + i) * kLanes + v * kVectorLanes);
-          const __m512 y = exp2_of_nonpositive(_mm512_sub_ps(u, reference[v]));
+          const __m512 y = weight_exp2(_mm512_sub_ps(u, reference[v]));
           part[i][v] = _mm512_fmadd_ps(y, inverse, part[i][v]);
           code[i][v] = _mm512_castps_si512(_mm512_fmadd_ps(y, steps, shift));
         }
@@ -139,7 +157,11 @@ void join(const SoftmaxBlock& b, int first_lane, __m512 largest, __m512 sum) {
 template <Masking masking, int vectors>
 void softmax_of(const SoftmaxBlock& b) {
   __m512 largest[vectors], reference[vectors], sum[vectors];
-  exponents_of<masking, vectors>(b, largest);
+  if (b.score_zero != 0) {
+    exponents_of<masking, true, vectors>(b, largest);
+  } else {
+    exponents_of<masking, false, vectors>(b, largest);
+  }
   for (int v = 0; v < vectors; ++v) {
     // A lane that sees nothing here has every u = -inf; measured against 0 its weights are zero.
     const __mmask16 nothing =

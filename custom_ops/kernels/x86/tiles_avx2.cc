@@ -28,6 +28,24 @@ inline __attribute__((always_inline)) void transpose(__m256 (&x)[8]) {
 
 }  // namespace
 
+void pack_queries_avx2(const int8_t* rows, int64_t width, uint8_t* packed) {
+  const __m256i offset = _mm256_set1_epi8(-128);
+  for (int lane = 0; lane < kLanes; lane += 8) {
+    for (int64_t c = 0; c < width; c += 32) {
+      __m256 x[8];
+      for (int i = 0; i < 8; ++i) {
+        x[i] = _mm256_loadu_ps(reinterpret_cast<const float*>(rows + (lane + i) * width + c));
+      }
+      transpose(x);
+      for (int i = 0; i < 8; ++i) {
+        const __m256i codes = _mm256_xor_si256(_mm256_castps_si256(x[i]), offset);
+        uint8_t* target = packed + (c / 4 + i) * kGroupBytes + 4 * lane;
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(target), codes);
+      }
+    }
+  }
+}
+
 BiasSummary read_bias_avx2(const void* const* rows, int vectors, int count, float* tile) {
   const __m256 lowest = _mm256_set1_ps(kLowestBias), greatest = _mm256_set1_ps(kGreatestBias);
   const __m256 infinity = _mm256_set1_ps(__builtin_inff());

@@ -33,6 +33,21 @@ inline __attribute__((always_inline)) void transpose(__m512 (&x)[16]) {
 
 }  // namespace
 
+void pack_queries_avx512vnni(const int8_t* rows, int64_t width, uint8_t* packed) {
+  const __m512i offset = _mm512_set1_epi8(-128);
+  for (int lane = 0; lane < kLanes; lane += kVectorLanes) {
+    for (int64_t c = 0; c < width; c += 64) {
+      __m512 x[16];
+      for (int i = 0; i < 16; ++i) x[i] = _mm512_loadu_ps(rows + (lane + i) * width + c);
+      transpose(x);
+      for (int i = 0; i < 16; ++i) {
+        const __m512i codes = _mm512_xor_si512(_mm512_castps_si512(x[i]), offset);
+        _mm512_storeu_si512(packed + (c / 4 + i) * kGroupBytes + 4 * lane, codes);
+      }
+    }
+  }
+}
+
 BiasSummary read_bias_avx512vnni(const void* const* rows, int vectors, int count, float* tile) {
   const __m512 lowest = _mm512_set1_ps(kLowestBias), greatest = _mm512_set1_ps(kGreatestBias);
   const __m512 hidden = _mm512_set1_ps(-__builtin_inff());
