@@ -1,105 +1,167 @@
-"""Int8 attention against every float32 attention of ONNX Runtime.
+"""Attention in int8 against every attention that is installed: prefill and decoding.
 
-    python -m benchmark.bench_quant_attention [--quick] [--threads N] [--lengths 128,512,2048]
+    python -m benchmark.bench_quant_attention [--quick] [--threads N] [--isa avx2] [--plot FILE.svg] [--json FILE]
+    python -m benchmark.bench_quant_attention --write-docs
 
-All run in one process, one after the other in each round, on the same inputs; a ratio is the median over rounds of
-(time of the peer / time of ours), with the spread between the quartiles. Times alone say little on a shared machine.
+Everyone computes the same numbers in one process, in turns; ratios are medians over rounds with their quartiles; every
+result is held against float64. In the same process the limits of the machine are measured. `--write-docs` measures one
+thread, two threads, and one thread held to AVX2, and rewrites the tables in docs/performance.md.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
+import os
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 
-import numpy as np
-
-import qfa_passes
-from benchmark.peers import PEERS, Run, Shape, operands, ours
-from qfa_passes.runtime.environment import describe_environment, library_or_none
-
-HEADS = ((12, 12, 64), (9, 3, 64), (32, 8, 128))
+from benchmark.attention.case import Case
+from benchmark.attention.docs_page import PAGE, PLOT, write_page
+from benchmark.attention.goals import judge
+from benchmark.attention.lanes import HOLDABLE, LIBRARIES, run_lane
+from benchmark.attention.plan import Plan
+from benchmark.attention.report import (
+    absent_table,
+    accuracy_table,
+    decode_peers_table,
+    decode_table,
+    goals_table,
+    limits_table,
+    prefill_peers_table,
+    prefill_table,
+    scratch_table,
+    variants_table,
+)
+from benchmark.attention.results import Lane, read_lanes, write_lanes
+from benchmark.attention.shapes import (
+    HEADS,
+    decode_cases,
+    held_cases,
+    prefill_cases,
+    quick_cases,
+    thread_cases,
+)
 
 
 def main() -> None:
-    """Parses options, measures, prints the table."""
+    """Parses options, measures, prints the tables."""
+    options = _options()
+    if options.from_json:
+        lanes = [lane for path in options.from_json for lane in read_lanes(path)]
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            plans = _plans(options, Path(folder))
+            lanes = [run_lane(plan) for plan in plans]
+    if options.json:
+        write_lanes(options.json, lanes)
+    _print_report(lanes)
+    if options.plot or options.write_docs:
+        from benchmark.attention.plots import plot_growth
+
+        for path in filter(None, (options.plot, PLOT if options.write_docs else None)):
+            plot_growth(lanes, path)
+    if options.write_docs:
+        write_page(PAGE, lanes)
+
+
+def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="one set of heads, fewer rounds")
+    parser.add_argument("--quick", action="store_true", help="ten cases, three minutes")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--lengths", default="128,512,2048")
-    parser.add_argument("--rounds", type=int, default=9)
-    options = parser.parse_args()
-    lengths = [int(length) for length in options.lengths.split(",")]
-    rounds = 5 if options.quick else options.rounds
-    for name, value in describe_environment(library_or_none()).items():
-        print(f"{name}: {value}")
-    print(
-        f"threads: {options.threads}, rounds: {rounds}, library: {qfa_passes.get_library_path()}\n"
+    parser.add_argument(
+        "--isa",
+        default="",
+        help="hold everyone to this instruction set; whom nothing can hold takes no part",
     )
-    print(
-        f"{'heads, channels, length':34} {'ours ms':>9} {'GFLOP/s':>8} {'NMSE':>8}  ratio to each peer (quartiles)"
-    )
-    for heads in HEADS[:1] if options.quick else HEADS:
-        for length in lengths:
-            for causal in (False, True):
-                report(Shape(heads[0], heads[1], length, heads[2], causal), options.threads, rounds)
+    parser.add_argument("--kind", choices=("prefill", "decode", "both"), default="both")
+    parser.add_argument("--heads", default="", help=f"some of {','.join(HEADS)}")
+    parser.add_argument("--lengths", default="", help="S of prefill and T of decode, with commas")
+    parser.add_argument("--libraries", default="", help=f"some of {','.join(LIBRARIES)}")
+    parser.add_argument("--only", default="", help="beginnings of names, with commas")
+    parser.add_argument("--budget", type=float, help="seconds for the rounds of one case")
+    parser.add_argument("--patience", type=float, help="seconds that one call may take")
+    parser.add_argument("--rounds", type=int, default=11, help="rounds at most")
+    parser.add_argument("--json", type=Path, help="keep all times here")
+    parser.add_argument("--from-json", type=Path, nargs="+", help="report on kept times instead")
+    parser.add_argument("--plot", type=Path, help="growth over S and T, .svg or .png")
+    parser.add_argument("--write-docs", action="store_true", help=f"all lanes; rewrites {PAGE}")
+    return parser.parse_args()
 
 
-def report(shape: Shape, threads: int, rounds: int) -> None:
-    """Measures one shape and prints its line."""
-    mine = ours(shape, threads)
-    others = {
-        name: run for name, make in PEERS.items() if (run := make(shape, threads)) is not None
+def _plans(options: argparse.Namespace, folder: Path) -> list[Plan]:
+    libraries = tuple(options.libraries.split(",")) if options.libraries else LIBRARIES
+    if not options.write_docs:
+        cases = _cases(options)
+        name = f"{options.isa or 'native'}, {options.threads} thread{'s'[: options.threads - 1]}"
+        if options.isa:
+            libraries = tuple(name for name in libraries if name in HOLDABLE)
+        return [_plan(options, name, options.threads, options.isa, cases, libraries, folder)]
+    plans = [_plan(options, "native, 1 thread", 1, "", _cases(options), libraries, folder)]
+    if (os.cpu_count() or 1) > 1:
+        cases = thread_cases()
+        plans.append(_plan(options, "native, 2 threads", 2, "", cases, libraries, folder))
+    held = tuple(name for name in libraries if name in HOLDABLE)
+    plans.append(_plan(options, "avx2, 1 thread", 1, "avx2", held_cases(), held, folder))
+    return plans
+
+
+def _cases(options: argparse.Namespace) -> list[Case]:
+    if options.quick:
+        cases = quick_cases()
+    else:
+        models = options.heads.split(",") if options.heads else list(HEADS)
+        lengths = [int(length) for length in options.lengths.split(",") if length]
+        cases = prefill_cases(models, lengths) + decode_cases(models, lengths)
+    return [
+        case
+        for case in cases
+        if options.kind == "both" or case.decode == (options.kind == "decode")
+    ]
+
+
+def _plan(
+    options: argparse.Namespace,
+    name: str,
+    threads: int,
+    held: str,
+    cases: Sequence[Case],
+    libraries: tuple[str, ...],
+    folder: Path,
+) -> Plan:
+    quick = options.quick
+    return Plan(
+        name=name,
+        threads=threads,
+        held=held,
+        cases=tuple(cases),
+        libraries=libraries,
+        only=tuple(filter(None, options.only.split(","))),
+        budget=options.budget or (4.0 if quick else 8.0),
+        fewest=3 if quick else 5,
+        most=options.rounds,
+        patience=options.patience or (1.0 if quick else 2.5),
+        output=str(folder / f"{name}.json"),
+    )
+
+
+def _print_report(lanes: Sequence[Lane]) -> None:
+    sections = {
+        "Limits of the machine, measured in the same run": limits_table(lanes),
+        "Prefill: int8 from float32, the kernel alone": prefill_table(lanes),
+        "Prefill: time of each peer / ours (above 1: ours is faster)": prefill_peers_table(lanes),
+        "Prefill: our other ways / the kernel in int8 from float32": variants_table(lanes),
+        "Decoding: the kernel, caches that it appends to": decode_table(lanes),
+        "Decoding: time of each peer / ours with an int8 cache": decode_peers_table(lanes),
+        "Errors against float64, in the same run": accuracy_table(lanes),
+        "Scratch memory of the kernel": scratch_table(lanes),
+        "Who took no part": absent_table(lanes),
+        "Goals": goals_table(judge(lanes)),
     }
-    times = in_turns([mine, *others.values()], rounds)
-    cells = []
-    for name, peer in zip(others, times[1:], strict=True):
-        ratios = sorted(theirs / own for own, theirs in zip(times[0], peer, strict=True))
-        low, middle, high = statistics.quantiles(ratios, n=4)
-        cells.append(f"{name.removeprefix('ORT ')} {middle:.2f} ({low:.2f}-{high:.2f})")
-    best = [min(peers) for peers in zip(*times[1:], strict=True)]
-    overall = statistics.median(theirs / own for own, theirs in zip(times[0], best, strict=True))
-    own = statistics.median(times[0])
-    print(
-        f"{shape.label:34} {own * 1e3:9.2f} {shape.flops / own / 1e9:8.0f} {nmse(shape, mine):8.1e}  "
-        f"best ORT {overall:.2f} | " + ", ".join(cells),
-        flush=True,
-    )
-
-
-def in_turns(runs: Sequence[Run], rounds: int, shortest: float = 0.004) -> list[list[float]]:
-    """Seconds per call of each run in each round; short ones are repeated to at least ``shortest`` seconds."""
-    repeats = []
-    for run in runs:
-        run()
-        start = time.perf_counter()
-        run()
-        repeats.append(max(1, round(shortest / max(time.perf_counter() - start, 1e-7))))
-    times: list[list[float]] = [[] for _ in runs]
-    for _ in range(rounds):
-        for index, run in enumerate(runs):
-            start = time.perf_counter()
-            for _ in range(repeats[index]):
-                run()
-            times[index].append((time.perf_counter() - start) / repeats[index])
-    return times
-
-
-def nmse(shape: Shape, run: Run, rows: int = 64) -> float:
-    """Error of a run against float64 attention, on the last rows of every head."""
-    q, k, v = (array.astype(np.float64) for array in operands(shape))
-    group = shape.heads // shape.kv_heads
-    k, v = np.repeat(k, group, axis=1), np.repeat(v, group, axis=1)
-    scores = q[:, :, -rows:] @ k.transpose(0, 1, 3, 2) * shape.channels**-0.5
-    if shape.causal:
-        scores[:, :, ~np.tri(shape.length, dtype=bool)[-rows:]] = -np.inf
-    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    wanted = weights / weights.sum(axis=-1, keepdims=True) @ v
-    got = run()[:, :, -rows:]
-    return float(np.sum((got - wanted) ** 2) / np.sum(wanted**2))
+    for title, text in sections.items():
+        print(f"\n## {title}\n\n{text}")
 
 
 if __name__ == "__main__":

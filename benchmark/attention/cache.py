@@ -79,6 +79,16 @@ class Cache:
         """All that a step reads, but for keys that wait for their group."""
         return [array for name, array in self._parts.items() if name != "key_open"]
 
+    def tensors(self) -> dict[str, Array]:
+        """The same memory by the names that inputs and outputs of the operator have behind past_ and present_."""
+        names = {"key_zero": "key_zero_point", "value_zero": "value_zero_point"}
+        return {
+            names.get(name, name): array[..., 0]
+            if array.dtype == np.float32 and "scale" in name
+            else array
+            for name, array in self._parts.items()
+        }
+
     def fill(self, case: Case, operands: Operands, threads: int) -> None:
         """Lets the kernel put all tokens but the S new ones in (all of them where T = S)."""
         count = case.keys - case.queries if case.decode else case.keys

@@ -46,6 +46,14 @@ class Absent:
     reason: str
 
 
-Entry = Contestant | Absent
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A contestant that is yet to be made: making it may fail, and then only it is missing."""
+
+    name: str
+    make: Callable[[], Contestant]
+
+
+Entry = Offer | Absent
 Field = Callable[[Case, Operands, int], Iterator[Entry]]
-"""Makes entries of one library from a case, its operands and the number of threads."""
+"""Names the entries of one library for a case, its operands and the number of threads."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
-from benchmark.attention.c_abi import COMPUTE, KV_FORMAT, Call
+from benchmark.attention.c_abi import COMPUTE, Call
 from benchmark.attention.cache import Cache
 from benchmark.attention.case import Case, Operands
 from benchmark.attention.contestant import (
@@ -19,6 +21,7 @@ from benchmark.attention.contestant import (
     INT8_ERROR,
     Contestant,
     Entry,
+    Offer,
 )
 from benchmark.attention.native import limits_library, pool
 
@@ -26,13 +29,13 @@ Array = npt.NDArray[Any]
 
 
 def prefill(case: Case, operands: Operands, threads: int) -> Iterator[Entry]:
-    """Float32 in and out with either compute format, bfloat16 in and out, and K and V that are codes already."""
+    """Float32 in and out with any compute format, bfloat16 in and out, and K and V that are codes already."""
     yield _prefill("kernel int8", case, operands, threads)
     if threads > 1:
         yield _prefill("kernel int8, 1 thread", case, operands, 1)
     narrow = _converted(operands, ml_dtypes.bfloat16)
     yield _prefill("kernel int8, bfloat16 in and out", case, narrow, threads)
-    yield _from_codes(case, operands, threads)
+    yield Offer("kernel int8, K and V int8 already", partial(_from_codes, case, operands, threads))
     yield _prefill("kernel float", case, operands, threads, compute="float")
     for compute in ("fp8e4m3", "fp8e5m2"):
         yield _prefill(f"kernel {compute}", case, operands, threads, compute=compute)
@@ -50,14 +53,16 @@ def decode(case: Case, operands: Operands, threads: int) -> Iterator[Entry]:
         ("float32", "float", operands, FLOAT32_ERROR),
     )
     for name, kind, numbers, worst in kinds:
-        per_channel = name == "int8 channel"
-        cache = Cache(kind, case, numbers, per_channel=per_channel)
-        cache.fill(case, numbers, threads)
-        if not per_channel:
-            yield _stream(f"reading the {name} cache", cache, threads)
-        yield _step(f"kernel {name} cache", cache, case, numbers, threads, worst)
+        channel = name == "int8 channel"
+        cache = functools.cache(partial(_filled, kind, case, numbers, threads, channel))
+        if not channel:
+            yield Offer(f"reading the {name} cache", partial(_stream, name, cache, threads))
+        step = partial(_step, cache=cache, case=case, operands=numbers, worst=worst)
+        title = f"kernel {name} cache"
+        yield Offer(title, partial(step, title, threads=threads))
         if threads > 1 and name in ("int8", "int4"):
-            yield _step(f"kernel {name} cache, 1 thread", cache, case, numbers, 1, worst)
+            alone = f"{title}, 1 thread"
+            yield Offer(alone, partial(step, alone, threads=1))
 
 
 def give_threads(call: Call, threads: int) -> Call:
@@ -77,20 +82,27 @@ def prefill_call(case: Case, operands: Operands, threads: int, compute: str = "i
 
 def _prefill(
     name: str, case: Case, operands: Operands, threads: int, compute: str = "int8"
-) -> Contestant:
-    call = prefill_call(case, operands, threads, compute)
-    worst = {"float": FLOAT32_ERROR, "fp8e5m2": COARSE_ERROR}.get(compute, INT8_ERROR)
-    return Contestant(name, call.prepare(), lambda: call.output.astype(np.float32), worst)
+) -> Offer:
+    def make() -> Contestant:
+        call = prefill_call(case, operands, threads, compute)
+        worst = {"float": FLOAT32_ERROR, "fp8e5m2": COARSE_ERROR}.get(compute, INT8_ERROR)
+        return Contestant(name, call.prepare(), lambda: call.output.astype(np.float32), worst)
+
+    return Offer(name, make)
+
+
+def _filled(kind: str, case: Case, operands: Operands, threads: int, per_channel: bool) -> Cache:
+    cache = Cache(kind, case, operands, per_channel=per_channel)
+    cache.fill(case, operands, threads)
+    return cache
 
 
 def _from_codes(case: Case, operands: Operands, threads: int) -> Contestant:
     """All keys in a cache of int8 codes: what is left of quantization is that of Q."""
-    cache = Cache("int8", case, operands)
-    cache.fill(case, operands, threads)
+    cache = _filled("int8", case, operands, threads, False)
     none = operands.key[:, :, :0]
     call = Call(operands.query, none, none, scale=case.scale)
     call.request.is_causal = int(case.causal)
-    call.request.kv_format = KV_FORMAT["int8"]
     cache.attach(call, shared=False)
     give_threads(call, threads)
     return Contestant(
@@ -99,23 +111,32 @@ def _from_codes(case: Case, operands: Operands, threads: int) -> Contestant:
 
 
 def _step(
-    name: str, cache: Cache, case: Case, operands: Operands, threads: int, worst: float
+    name: str,
+    *,
+    cache: Callable[[], Cache],
+    case: Case,
+    operands: Operands,
+    threads: int,
+    worst: float,
 ) -> Contestant:
-    call = cache.step(case, operands, threads)
+    buffers = cache()
+    call = buffers.step(case, operands, threads)
     return Contestant(
-        name, call.prepare(), lambda: call.output.astype(np.float32), worst, cache.bytes
+        name, call.prepare(), lambda: call.output.astype(np.float32), worst, buffers.bytes
     )
 
 
-def _stream(name: str, cache: Cache, threads: int) -> Contestant:
+def _stream(name: str, cache: Callable[[], Cache], threads: int) -> Contestant:
     library, context = limits_library(), pool(threads)
-    regions = [(array.ctypes.data, array.nbytes) for array in cache.arrays()]
+    arrays = cache().arrays()
+    regions = [(array.ctypes.data, array.nbytes) for array in arrays]
 
     def run() -> None:
         for address, size in regions:
             library.qfa_limits_read(context, address, size)
 
-    return Contestant(name, run, None, 0.0, cache.bytes)
+    size = float(sum(array.nbytes for array in arrays))
+    return Contestant(f"reading the {name} cache", run, None, 0.0, size)
 
 
 def _converted(operands: Operands, dtype: npt.DTypeLike) -> Operands:

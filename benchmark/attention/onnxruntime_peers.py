@@ -6,6 +6,7 @@ Every peer gets its native layout. GroupQueryAttention quantizes into an empty c
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -22,6 +23,7 @@ from benchmark.attention.contestant import (
     Absent,
     Contestant,
     Entry,
+    Offer,
 )
 from benchmark.attention.onnx_session import BoundSession, merged, split_heads
 
@@ -39,16 +41,19 @@ def prefill(case: Case, operands: Operands, threads: int) -> Iterator[Entry]:
         reason = f"its scores would take {2 * matrix / 2**30:.0f} GiB"
         yield from (Absent(name, reason) for name in written_out)
     else:
-        yield _attention_23(case, operands, threads)
-        yield _unfused(case, operands, threads)
-        yield _unfused_qdq(case, operands, threads)
+        makers = (_attention_23, _unfused, _unfused_qdq)
+        for name, make in zip(written_out, makers, strict=True):
+            yield Offer(name, partial(make, case, operands, threads))
     if case.heads == case.kv_heads:
-        yield _multi_head(case, operands, threads)
+        name = "ORT MultiHeadAttention"
+        yield Offer(name, partial(_multi_head, case, operands, threads))
     else:
         yield Absent("ORT MultiHeadAttention", "knows no grouped heads")
-    yield _group_query(case, operands, threads)
+    name = "ORT GroupQueryAttention"
+    yield Offer(name, partial(_group_query, case, operands, threads))
     for bits in (8, 4):
-        yield _group_query_coded(case, operands, threads, bits)
+        make = partial(_group_query_coded, case, operands, threads, bits)
+        yield Offer(f"{name} int{bits} cache", make)
 
 
 def grouped_cache(case: Case, operands: Operands, bits: int) -> tuple[Array, Array, Array, Array]:
@@ -85,7 +90,7 @@ def coded_group_query_node(case: Case, bits: int, *, causal: bool) -> onnx.NodeP
     )
 
 
-def _attention_23(case: Case, operands: Operands, threads: int) -> Entry:
+def _attention_23(case: Case, operands: Operands, threads: int) -> Contestant:
     node = helper.make_node(
         "Attention", ["q", "k", "v"], ["y"], is_causal=int(case.causal), scale=case.scale
     )
@@ -95,7 +100,7 @@ def _attention_23(case: Case, operands: Operands, threads: int) -> Entry:
     return Contestant("ORT Attention-23", session.run, lambda: output, FLOAT32_ERROR)
 
 
-def _multi_head(case: Case, operands: Operands, threads: int) -> Entry:
+def _multi_head(case: Case, operands: Operands, threads: int) -> Contestant:
     node = helper.make_node(
         "MultiHeadAttention",
         ["q", "k", "v"],
@@ -107,7 +112,7 @@ def _multi_head(case: Case, operands: Operands, threads: int) -> Entry:
     return _merged_heads("ORT MultiHeadAttention", node, case, operands, threads)
 
 
-def _group_query(case: Case, operands: Operands, threads: int) -> Entry:
+def _group_query(case: Case, operands: Operands, threads: int) -> Contestant:
     node = helper.make_node(
         "GroupQueryAttention",
         ["q", "k", "v", "", "", "lengths", "total"],
@@ -126,7 +131,7 @@ def _group_query(case: Case, operands: Operands, threads: int) -> Entry:
     )
 
 
-def _group_query_coded(case: Case, operands: Operands, threads: int, bits: int) -> Entry:
+def _group_query_coded(case: Case, operands: Operands, threads: int, bits: int) -> Contestant:
     key, value, k_scale, v_scale = grouped_cache(case, operands, bits)
     more = {**lengths(case), "past_k": key, "past_v": value, "k_scale": k_scale, "v_scale": v_scale}
     return _merged_heads(
@@ -172,12 +177,12 @@ def _merged_heads(
     return Contestant(name, session.run, lambda: split(output), worst)
 
 
-def _unfused(case: Case, operands: Operands, threads: int) -> Entry:
+def _unfused(case: Case, operands: Operands, threads: int) -> Contestant:
     nodes, constants = _written_out(case)
     return _written_out_session("ORT unfused", nodes, constants, case, operands, threads)
 
 
-def _unfused_qdq(case: Case, operands: Operands, threads: int) -> Entry:
+def _unfused_qdq(case: Case, operands: Operands, threads: int) -> Contestant:
     """Q/DQ as static quantization puts them: scales of whole tensors, from their largest values."""
     nodes, constants = _written_out(case)
     ranges = {"q": operands.query, "kt": operands.key, "v": operands.value}

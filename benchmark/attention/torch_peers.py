@@ -16,6 +16,7 @@ from benchmark.attention.contestant import (
     Absent,
     Contestant,
     Entry,
+    Offer,
 )
 
 Array = npt.NDArray[Any]
@@ -69,7 +70,7 @@ def _sdpa(
     *,
     size: float = 0.0,
     **options: Any,
-) -> Contestant:
+) -> Offer:
     import torch
 
     attend: Callable[..., Any] = torch.nn.functional.scaled_dot_product_attention
@@ -84,7 +85,7 @@ def _sdpa(
         result: Array = last[0].float().numpy()
         return result.reshape(case.batch, case.heads, case.queries, case.channels)
 
-    return Contestant(name, run, output, worst, size)
+    return Offer(name, lambda: Contestant(name, run, output, worst, size))
 
 
 def _torchao() -> Absent:
