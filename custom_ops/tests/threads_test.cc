@@ -33,6 +33,14 @@ std::vector<Problem> problems() {
   all.push_back(Problem::random({1, 5, 5, 100, 100, 16, 16}, 2));
   all.back().causal = true;
   all.push_back(Problem::random({1, 8, 1, 1, 300, 64, 64}, 3));
+  // Few heads and several chunks: threads share the keys of a head.
+  all.push_back(Problem::random({1, 1, 1, 1, 5000, 16, 16}, 4));
+  all.push_back(Problem::random({1, 4, 2, 3, 2100, 16, 24}, 5));
+  all.back().causal = true;
+  all.back().causal_offset = 2000;
+  all.push_back(Problem::random({2, 1, 1, 16, 1100, 16, 16}, 6, QFA_FLOAT16));
+  all.back().kv_length = {1090, 40};
+  all.push_back(Problem::random({1, 1, 1, 50, 2100, 16, 16}, 7));
   const size_t quantized = all.size();
   for (size_t i = 0; i < quantized; ++i) {
     all.push_back(all[i]);
