@@ -31,7 +31,9 @@ using quantize_e5m2_row_fn = float(const void* row, int64_t count, uint8_t* code
 // and zero points in int8, shared by a group of channels of one value, or by 32 keys of one
 // channel. Arrays of codes and scales may be unaligned.
 //
-// A group with numbers from low to high, in float32, each division and rounding as it stands:
+// A group with numbers from low to high, of values the number 0 always among them (scales of values
+// become part of the weights, where a number many steps from 0 would cost precision), in float32,
+// each division and rounding as it stands:
 //   s = (high - low) / 15, rounded up to half precision, at least 2^-24;
 //   z = rint(-low / s).
 // If z is outside -128..127 the group is narrow for its distance from 0. Then the middle
@@ -39,9 +41,10 @@ using quantize_e5m2_row_fn = float(const void* row, int64_t count, uint8_t* code
 //   with |m| < 1 and (high - low) * 135 <= |m|: s = |m|, at least 2^-24, z = m < 0 ? 1 : 0;
 //   else s = |m| / 135, z = -128, or where m < 0 s = |m| / 119, z = 127.
 // code = clamp(rint(x / s) + z, 0, 15).
-// Numbers come back within (1/2 + 2^-15) s + 2^-17, those of a group that is constant within
-// 2^-11 of their size + 2^-24. A group with a NaN or an infinity, and one whose s would be beyond
-// half precision, has scale NaN and codes and zero point 0.
+// Numbers come back within (1/2 + 2^-15) s + 2^-17, those of a group of keys that is constant
+// within 2^-11 of their size + 2^-24, of values within 2^-10 + 2^-20. A group with a NaN or an
+// infinity, and one whose s would be beyond half precision, has scale NaN and codes and zero point
+// 0.
 inline constexpr int kInt4KeyGroup = QFA_INT4_KEY_GROUP;
 
 // One value: `group`, a multiple of 32, channels share a scale; the last group may be shorter.

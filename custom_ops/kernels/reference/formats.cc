@@ -110,10 +110,9 @@ Int4Group group_between(float low, float high, bool finite) {
   return {half, static_cast<int8_t>(zero)};
 }
 
-// `value_of(i)` for i < count are the numbers of a group.
+// `value_of(i)` for i < count are the numbers of a group, whose range starts at low and high.
 template <typename ValueOf>
-Int4Group group_of(int64_t count, const ValueOf& value_of) {
-  float low = INFINITY, high = -INFINITY;
+Int4Group group_of(int64_t count, float low, float high, const ValueOf& value_of) {
   bool finite = true;
   for (int64_t i = 0; i < count; ++i) {
     const float x = value_of(i);
@@ -172,7 +171,8 @@ void quantize_int4_row_scalar(const float* row, int64_t count, int64_t group, ui
                               void* scale, int8_t* zero_point) {
   for (int64_t start = 0; start < count; start += group) {
     const int64_t length = count - start < group ? count - start : group;
-    const Int4Group shared = group_of(length, [&](int64_t i) { return row[start + i]; });
+    const Int4Group shared =
+        group_of(length, 0.0f, 0.0f, [&](int64_t i) { return row[start + i]; });
     store_half(scale, start / group, shared.scale);
     zero_point[start / group] = shared.zero_point;
     for (int64_t i = start; i < start + length; ++i) put_int4(codes, i, int4_code(row[i], shared));
@@ -191,8 +191,8 @@ void quantize_int4_keys_scalar(const float* keys, int64_t key_stride, int64_t ch
                                uint8_t* codes, int64_t code_stride, void* scale,
                                int8_t* zero_point) {
   for (int64_t c = 0; c < channels; ++c) {
-    const Int4Group shared =
-        group_of(kInt4KeyGroup, [&](int64_t j) { return keys[j * key_stride + c]; });
+    const Int4Group shared = group_of(kInt4KeyGroup, INFINITY, -INFINITY,
+                                      [&](int64_t j) { return keys[j * key_stride + c]; });
     store_half(scale, c, shared.scale);
     zero_point[c] = shared.zero_point;
     for (int64_t j = 0; j < kInt4KeyGroup; ++j) {
