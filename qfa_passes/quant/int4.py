@@ -18,10 +18,19 @@ CODE_MAX: Final = 15
 SMALLEST_SCALE: Final = np.float16(2.0**-24)
 
 
-def quantize(x: npt.ArrayLike, axis: int) -> tuple[Bytes, Half, Codes]:
-    """Returns codes like ``x``, scales and zero points; an axis of ``x`` is a group, and has extent 1 in these."""
+def quantize(x: npt.ArrayLike, axis: int, *, with_zero: bool = False) -> tuple[Bytes, Half, Codes]:
+    """Returns codes like ``x``, scales and zero points; an axis of ``x`` is a group, and has extent 1 in these.
+
+    Args:
+        x: The numbers.
+        axis: The axis whose numbers share a scale.
+        with_zero: Every group's range holds 0, as those of values must: their scales become part of the softmax
+            weights, where a number many steps from 0 would cost precision.
+    """
     values = np.asarray(x, np.float32)
     low, high = values.min(axis=axis, keepdims=True), values.max(axis=axis, keepdims=True)
+    if with_zero:
+        low, high = np.minimum(low, 0), np.maximum(high, 0)
     with np.errstate(invalid="ignore", over="ignore"):
         scale, zero = _steps(low, high)
         spoiled = ~np.isfinite(low) | ~np.isfinite(high) | ~np.isfinite(scale)
@@ -51,7 +60,7 @@ def quantize_rows(x: npt.ArrayLike, group: int) -> tuple[Bytes, Half, Codes]:
     # The last channel once more changes neither the least nor the greatest of a group.
     padded = np.concatenate([values, values[..., -1:].repeat(rest, axis=-1)], axis=-1)
     grouped = padded.reshape(*values.shape[:-1], (channels + rest) // group, group)
-    codes, scale, zero_point = quantize(grouped, -1)
+    codes, scale, zero_point = quantize(grouped, -1, with_zero=True)
     return codes.reshape(padded.shape)[..., :channels], scale[..., 0], zero_point[..., 0]
 
 
