@@ -1,13 +1,14 @@
 // Scores and accumulation of one block: how the products of integers are driven.
 //
-// A Product takes the packed operand (32 lanes of unsigned bytes) once, then strips of kRows rows
-// of codes, and multiplies a strip by kSpan registers of lanes. It may rearrange both.
+// A Product multiplies kRows rows of codes by kSpan registers of lanes, of operands that are packed
+// as it likes. Rows are taken first, since a Product may rearrange them.
 #ifndef QFA_KERNELS_ARM_BLOCK_PRODUCTS_H_
 #define QFA_KERNELS_ARM_BLOCK_PRODUCTS_H_
 
 #include <arm_neon.h>
 
 #include "kernels/kernels.h"
+#include "kernels/score_zero.h"
 
 #define QFA_INLINE inline __attribute__((always_inline))
 
@@ -29,19 +30,16 @@ struct Sums {
 
 template <class Product>
 QFA_INLINE void scores_of(const int8_t* keys, int64_t key_stride, int64_t groups,
-                          const uint8_t* packed, const int32_t* start, int key_count, int vectors,
-                          int32_t* scores) {
-  const int lanes = vectors * kVectorLanes;
-  const int64_t whole = (groups + kGroupsAtOnce - 1) / kGroupsAtOnce * kGroupsAtOnce;
-  Product product(packed, whole, lanes);
+                          const uint8_t* packed, int key_count, int vectors, int32_t* scores) {
+  Product product((groups + kGroupsAtOnce - 1) / kGroupsAtOnce * kGroupsAtOnce);
+  const int32x4_t zero = vdupq_n_s32(score_zero(groups));
   for (int j = 0; j < key_count; j += kRows) {
     product.take(keys + j * key_stride, key_stride);
-    for (int lane = 0; lane < lanes; lane += kSpan * kWidth) {
-      const Sums sums = product.multiply(lane);
+    for (int lane = 0; lane < vectors * kVectorLanes; lane += kSpan * kWidth) {
+      const Sums sums = product.multiply(packed, lane, [&](int) { return zero; });
       for (int r = 0; r < kRows; ++r) {
         for (int v = 0; v < kSpan; ++v) {
-          const int32x4_t score = vaddq_s32(sums.at[r][v], vdupq_n_s32(start[j + r]));
-          vst1q_s32(scores + (j + r) * kLanes + lane + v * kWidth, score);
+          vst1q_s32(scores + (j + r) * kLanes + lane + v * kWidth, sums.at[r][v]);
         }
       }
     }
@@ -52,12 +50,17 @@ template <class Product>
 QFA_INLINE void accumulate_of(const int8_t* values, int64_t channels, const uint8_t* weights,
                               int key_count, const float* keep, const float* gain, int vectors,
                               float* output) {
-  const int lanes = vectors * kVectorLanes;
-  Product product(weights, key_count / 4, lanes);
+  alignas(64) uint8_t packed[kKeyBlock * kLanes];
+  Product::pack_weights(weights, key_count / 4, packed);
+  Product product(key_count / 4);
   for (int64_t c = 0; c < channels; c += kRows) {
-    product.take(values + c * kKeyBlock, kKeyBlock);
-    for (int lane = 0; lane < lanes; lane += kSpan * kWidth) {
-      const Sums sums = product.multiply(lane);
+    const int8_t* rows = values + c * kKeyBlock;
+    product.take(rows, kKeyBlock);
+    int32_t start[kRows];
+    for (int r = 0; r < kRows; ++r) start[r] = Product::start(rows + r * kKeyBlock, key_count);
+    for (int lane = 0; lane < vectors * kVectorLanes; lane += kSpan * kWidth) {
+      const Sums sums =
+          product.multiply(packed, lane, [&](int r) { return vdupq_n_s32(start[r]); });
       for (int v = 0; v < kSpan; ++v) {
         const float32x4_t kept = vld1q_f32(keep + lane + v * kWidth);
         const float32x4_t gained = vld1q_f32(gain + lane + v * kWidth);

@@ -26,14 +26,18 @@ bool any(uint32x4_t flags) { return vmaxvq_u32(flags) != 0; }
 
 }  // namespace
 
-// Codes plus 128: scores_neondot and scores_neoni8mm begin at what that adds, taken away.
 void pack_queries_neondot(const int8_t* rows, int64_t width, uint8_t* packed) {
-  for (int64_t g = 0; g < width / 4; ++g) {
-    for (int lane = 0; lane < kLanes; ++lane, packed += 4) {
-      uint32_t four;
-      __builtin_memcpy(&four, rows + lane * width + 4 * g, 4);
-      four ^= 0x80808080u;
-      __builtin_memcpy(packed, &four, 4);
+  for (int64_t c = 0; c < width; c += 16) {
+    for (int lane = 0; lane < kLanes; lane += kWidth) {
+      float32x4_t x[4];  // groups of four codes that move as one
+      for (int i = 0; i < kWidth; ++i) {
+        x[i] = vreinterpretq_f32_s8(vld1q_s8(rows + (lane + i) * width + c));
+      }
+      transpose(x);
+      for (int i = 0; i < kWidth; ++i) {
+        uint8_t* target = packed + (c / 4 + i) * kGroupBytes + 4 * lane;
+        vst1q_u8(target, vreinterpretq_u8_f32(x[i]));
+      }
     }
   }
 }
