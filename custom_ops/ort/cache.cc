@@ -167,4 +167,17 @@ void check_cache_tensors(const Attributes& attributes, const OrtElementType* typ
   check_output(attributes, wants, kOutput_present_key_open, kOutput_present_key, offset);
 }
 
+void check_in_place(const CacheSide& side, const qfa_codes& past, const qfa_codes& present) {
+  const bool is_same = past.codes == present.codes;
+  const auto check = [&](OutputIndex output, const void* before, const void* after) {
+    if (after == nullptr || (before == after) == is_same) return;
+    reject("output " + name_of(is_same ? side.present : output) +
+           " is in the buffer of its past, " + name_of(is_same ? output : side.present) +
+           " is not; bind all tensors of a cache in place, or none");
+  };
+  check(side.present_scale, past.scale, present.scale);
+  check(side.present_zero_point, past.zero_point, present.zero_point);
+  check(kOutput_present_key_open, past.open, present.open);
+}
+
 }  // namespace qfa::ort

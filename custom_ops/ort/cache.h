@@ -64,6 +64,10 @@ qfa_kv_format kv_format_of(const Attributes& attributes);
 void check_cache_tensors(const Attributes& attributes, const OrtElementType* types,
                          const bool* wants);
 
+// Refuses buffers of which some are given as past and present and some are not: what is in place is
+// not copied. Throws Failure.
+void check_in_place(const CacheSide& side, const qfa_codes& past, const qfa_codes& present);
+
 }  // namespace qfa::ort
 
 #endif  // QFA_ORT_CACHE_H_

@@ -186,7 +186,11 @@ qfa_codes Kernel::add_codes(OrtKernelContext* context, const CacheSide& side, in
   void* scale = add(side.present_scale, layout.scales(keys));
   void* zero_point = add(side.present_zero_point, layout.scales(keys));
   void* open = of_keys ? add(kOutput_present_key_open, layout.open()) : nullptr;
-  return layout.codes_at(keys, codes, scale, zero_point, open);
+  const qfa_codes present = layout.codes_at(keys, codes, scale, zero_point, open);
+  if (a.kv_shared != 0 && keys > 0) {
+    check_in_place(side, of_keys ? a.past_keys : a.past_values, present);
+  }
+  return present;
 }
 
 void Kernel::run(OrtKernelContext* context, const qfa_attention& attention) const {

@@ -84,6 +84,16 @@ void check_past(const Attributes& attributes, const Inputs& inputs, const CacheS
                side.fresh);
 }
 
+// Throws Failure unless each is a size that a step can have.
+void check_steps(InputIndex input, const TensorView& view) {
+  const auto* steps = static_cast<const float*>(view.data);
+  for (int64_t index = 0; index < view.count(); ++index) {
+    if (std::isnormal(steps[index]) && steps[index] > 0.0f) continue;
+    reject(std::string(kInputs[input].name) + " holds " + std::to_string(steps[index]) + " at " +
+           std::to_string(index) + "; a scale must be finite and above zero");
+  }
+}
+
 qfa_codes read_codes(const Attributes& attributes, const Inputs& inputs, const CacheSide& side,
                      int64_t channels, const qfa_attention& a) {
   const bool of_keys = side.past == kInput_past_key;
@@ -229,6 +239,8 @@ void add_past(const Attributes& attributes, const Inputs& inputs, qfa_attention&
   a.past_values = read_codes(attributes, inputs, kValueSide, a.v_channels, a);
   a.v_group = attributes.group_size;
   if (!has_channel_scales(attributes)) return;
+  check_steps(kInput_past_key_scale, inputs.views[kInput_past_key_scale]);
+  check_steps(kInput_past_value_scale, inputs.views[kInput_past_value_scale]);
   a.k_channel_scale = static_cast<const float*>(inputs.views[kInput_past_key_scale].data);
   a.v_channel_scale = static_cast<const float*>(inputs.views[kInput_past_value_scale].data);
 }
@@ -254,13 +266,7 @@ int64_t scale_count(InputIndex input, const TensorView& view, int64_t heads) {
     reject(std::string(kInputs[input].name) + " has shape " + view.shape() + "; expected () or (" +
            std::to_string(heads) + ",), one step or one per head");
   }
-  const auto* scales = static_cast<const float*>(view.data);
-  for (int64_t index = 0; index < count; ++index) {
-    if (!(std::isfinite(scales[index]) && scales[index] > 0.0f)) {
-      reject(std::string(kInputs[input].name) + " holds " + std::to_string(scales[index]) + " at " +
-             std::to_string(index) + "; a scale must be finite and above zero");
-    }
-  }
+  check_steps(input, view);
   return count;
 }
 

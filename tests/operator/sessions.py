@@ -69,6 +69,7 @@ def one_node(
     name: str = "attention_7",
     functions: Sequence[FunctionProto] = (),
     outputs: Sequence[str] = ("output",),
+    output_types: Mapping[str, Array] | None = None,
 ) -> ModelProto:
     """Returns a model of one operator whose inputs have open sizes.
 
@@ -79,6 +80,7 @@ def one_node(
         name: Of the node.
         functions: Model-local functions.
         outputs: Of the node, in the order of the schema, "" for one that is left out.
+        output_types: Arrays of the types of outputs that have another than the query.
     """
     names = [spec.name if spec.name in inputs else "" for spec in opspec.INPUTS]
     while not names[-1]:
@@ -105,7 +107,7 @@ def one_node(
         [node],
         "one_node",
         [_value(key, array) for key, array in inputs.items() if key not in constant],
-        [_value(key, inputs["query"]) for key in outputs if key],
+        [_value(key, (output_types or {}).get(key, inputs["query"])) for key in outputs if key],
         initializers,
     )
     return helper.make_model(
