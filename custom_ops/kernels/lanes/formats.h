@@ -2,15 +2,19 @@
 //
 // Registers are vectors of the compiler's own, so that their arithmetic is plain C++. A file per
 // instruction set says what a Set is:
-//   kWidth                    numbers in a register, a multiple of 2 and at most 16
+//   kWidth                    numbers in a register, 8 or 16
 //   round(x)                  to the nearest whole number, half to even
 //   from_half(halfs)          floats
 //   to_half(x), to_half_up(x) halfs, rounded to nearest even and upwards
+//   split(bytes)              numbers below 16 as integers, two from each byte, the low half first
+//   join(numbers)             the bytes of such numbers
 // As in kernels/lanes/lanes.h, nothing here can be linked into the code of another set.
 #ifndef QFA_KERNELS_LANES_FORMATS_H_
 #define QFA_KERNELS_LANES_FORMATS_H_
 
 #include <stdint.h>
+
+#include <type_traits>
 
 #include "kernels/kernels.h"
 
@@ -24,7 +28,6 @@ struct Registers {
   typedef int16_t Shorts __attribute__((vector_size(2 * width)));
   typedef uint8_t Bytes __attribute__((vector_size(width)));
   typedef int8_t SignedBytes __attribute__((vector_size(width)));
-  typedef uint8_t HalfBytes __attribute__((vector_size(width / 2)));
 };
 
 template <class Set>
@@ -184,21 +187,26 @@ struct Formats {
   static inline __attribute__((always_inline)) void store_codes(Ints code, uint8_t* to,
                                                                 int64_t count) {
     for (int64_t i = count; i < kWidth; ++i) code[i] = 0;
-    typedef int64_t Longs __attribute__((vector_size(4 * kWidth)));
-    const Longs pairs = reinterpret_cast<Longs>(code);
-    const auto bytes = __builtin_convertvector(pairs | (pairs >> 28), typename R::HalfBytes);
-    __builtin_memcpy(to, &bytes,
-                     count >= kWidth ? sizeof(bytes) : static_cast<size_t>((count + 1) / 2));
+    const uint64_t bytes = Set::join(code);
+    if (count >= kWidth) {
+      __builtin_memcpy(to, &bytes, kWidth / 2);
+    } else {
+      __builtin_memcpy(to, &bytes, static_cast<size_t>((count + 1) / 2));
+    }
   }
 
   // Codes of `count` channels as numbers; what lies above the last one is anything.
   static inline __attribute__((always_inline)) Ints load_codes(const uint8_t* from, int64_t count) {
-    typedef int64_t Longs __attribute__((vector_size(4 * kWidth)));
-    typename R::HalfBytes bytes = {};
-    __builtin_memcpy(&bytes, from,
-                     count >= kWidth ? sizeof(bytes) : static_cast<size_t>((count + 1) / 2));
-    const Longs pairs = __builtin_convertvector(bytes, Longs);
-    return reinterpret_cast<Ints>(pairs | (pairs << 28)) & 15;
+    if (count < kWidth) {
+      uint8_t some[8] = {};
+      for (int64_t i = 0; i < (count + 1) / 2; ++i) some[i] = from[i];
+      uint64_t bytes;
+      __builtin_memcpy(&bytes, some, 8);
+      return Set::split(bytes);
+    }
+    std::conditional_t<kWidth == 16, uint64_t, uint32_t> bytes;
+    __builtin_memcpy(&bytes, from, sizeof(bytes));
+    return Set::split(bytes);
   }
 
   static void quantize_int4_row(const float* row, int64_t count, int64_t group, uint8_t* codes,

@@ -454,16 +454,27 @@ Chunk chunk_of(const Int4Values& values, int64_t start, int key_count, ChunkCopy
   const bool as_they_lie =
       key_count == kKeyBlock && values.group == 32 && parts == 4 && values.scale_stride == 4;
   if (as_they_lie) return chunk;
-  int64_t place[4];  // of the scale of each 32 channels in the row of a key
-  for (int64_t part = 0; part < 4; ++part) place[part] = (start + 32 * part) / values.group - first;
-  __builtin_memset(copy.scales, 0, sizeof(copy.scales));
-  __builtin_memset(copy.zero_points, 0, sizeof(copy.zero_points));
-  for (int64_t j = 0; j < key_count; ++j) {
-    const char* row = at(chunk.scales, 2 * j * values.scale_stride);
-    const int8_t* zero_row = chunk.zero_points + j * values.scale_stride;
+  if (values.group == 32) {
+    const auto live_parts = static_cast<__mmask16>(first_lanes(parts));
+    for (int64_t j = 0; j < kKeyBlock; ++j) {
+      const __mmask16 some = j < key_count ? live_parts : __mmask16{0};
+      const int64_t place = j * values.scale_stride;
+      const __m128i halfs =
+          _mm_maskz_loadu_epi16(static_cast<__mmask8>(some), at(chunk.scales, 2 * place));
+      const __m128i zeros = _mm_maskz_loadu_epi8(some, chunk.zero_points + place);
+      _mm_storeu_si64(copy.scales + 4 * j, halfs);
+      _mm_storeu_si32(copy.zero_points + 4 * j, zeros);
+    }
+  } else {
+    __builtin_memset(copy.scales, 0, sizeof(copy.scales));
+    __builtin_memset(copy.zero_points, 0, sizeof(copy.zero_points));
     for (int64_t part = 0; part < parts; ++part) {
-      __builtin_memcpy(copy.scales + 4 * j + part, row + 2 * place[part], 2);
-      copy.zero_points[4 * j + part] = zero_row[place[part]];
+      const int64_t g = (start + 32 * part) / values.group - first;
+      for (int64_t j = 0; j < key_count; ++j) {
+        const int64_t place = j * values.scale_stride + g;
+        __builtin_memcpy(copy.scales + 4 * j + part, at(chunk.scales, 2 * place), 2);
+        copy.zero_points[4 * j + part] = chunk.zero_points[place];
+      }
     }
   }
   chunk.scales = copy.scales;

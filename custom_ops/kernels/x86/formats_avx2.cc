@@ -9,6 +9,7 @@ namespace {
 struct Eight {
   static constexpr int kWidth = 8;
   using Floats = Registers<kWidth>::Floats;
+  using Ints = Registers<kWidth>::Ints;
   using Shorts = Registers<kWidth>::Shorts;
 
   static Floats round(Floats x) {
@@ -25,6 +26,21 @@ struct Eight {
   static Shorts to_half_up(Floats x) {
     return reinterpret_cast<Shorts>(
         _mm256_cvtps_ph(reinterpret_cast<__m256>(x), _MM_FROUND_TO_POS_INF | _MM_FROUND_NO_EXC));
+  }
+  static Ints split(uint64_t bytes) {
+    const __m128i low_half = _mm_set1_epi8(0x0f);
+    const __m128i x = _mm_cvtsi64_si128(static_cast<int64_t>(bytes));
+    const __m128i low = _mm_and_si128(x, low_half);
+    const __m128i high = _mm_and_si128(_mm_srli_epi16(x, 4), low_half);
+    return reinterpret_cast<Ints>(_mm256_cvtepu8_epi32(_mm_unpacklo_epi8(low, high)));
+  }
+  static uint64_t join(Ints numbers) {
+    const auto all = reinterpret_cast<__m256i>(numbers);
+    const __m128i words =
+        _mm_packs_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1));
+    const __m128i bytes = _mm_packus_epi16(words, words);
+    const __m128i pairs = _mm_maddubs_epi16(bytes, _mm_set1_epi16(0x1001));
+    return static_cast<uint64_t>(_mm_cvtsi128_si64(_mm_packus_epi16(pairs, pairs)));
   }
 };
 

@@ -9,6 +9,7 @@ namespace {
 struct Sixteen {
   static constexpr int kWidth = 16;
   using Floats = Registers<kWidth>::Floats;
+  using Ints = Registers<kWidth>::Ints;
   using Shorts = Registers<kWidth>::Shorts;
 
   static Floats round(Floats x) {
@@ -25,6 +26,18 @@ struct Sixteen {
   static Shorts to_half_up(Floats x) {
     return reinterpret_cast<Shorts>(
         _mm512_cvtps_ph(reinterpret_cast<__m512>(x), _MM_FROUND_TO_POS_INF | _MM_FROUND_NO_EXC));
+  }
+  static Ints split(uint64_t bytes) {
+    const __m128i low_half = _mm_set1_epi8(0x0f);
+    const __m128i x = _mm_cvtsi64_si128(static_cast<int64_t>(bytes));
+    const __m128i low = _mm_and_si128(x, low_half);
+    const __m128i high = _mm_and_si128(_mm_srli_epi16(x, 4), low_half);
+    return reinterpret_cast<Ints>(_mm512_cvtepu8_epi32(_mm_unpacklo_epi8(low, high)));
+  }
+  static uint64_t join(Ints numbers) {
+    const __m128i bytes = _mm512_cvtepi32_epi8(reinterpret_cast<__m512i>(numbers));
+    const __m128i pairs = _mm_maddubs_epi16(bytes, _mm_set1_epi16(0x1001));
+    return static_cast<uint64_t>(_mm_cvtsi128_si64(_mm_packus_epi16(pairs, pairs)));
   }
 };
 
