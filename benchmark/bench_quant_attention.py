@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -50,9 +49,7 @@ def main() -> None:
     if options.from_json:
         lanes = [lane for path in options.from_json for lane in read_lanes(path)]
     else:
-        with tempfile.TemporaryDirectory() as folder:
-            plans = _plans(options, Path(folder))
-            lanes = [run_lane(plan) for plan in plans]
+        lanes = [run_lane(plan) for plan in _plans(options)]
     if options.json:
         write_lanes(options.json, lanes)
     _print_report(lanes)
@@ -91,20 +88,20 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _plans(options: argparse.Namespace, folder: Path) -> list[Plan]:
+def _plans(options: argparse.Namespace) -> list[Plan]:
     libraries = tuple(options.libraries.split(",")) if options.libraries else LIBRARIES
     if not options.write_docs:
         cases = _cases(options)
         name = f"{options.isa or 'native'}, {options.threads} thread{'s'[: options.threads - 1]}"
         if options.isa:
             libraries = tuple(name for name in libraries if name in HOLDABLE)
-        return [_plan(options, name, options.threads, options.isa, cases, libraries, folder)]
-    plans = [_plan(options, "native, 1 thread", 1, "", _cases(options), libraries, folder)]
+        return [_plan(options, name, options.threads, options.isa, cases, libraries)]
+    plans = [_plan(options, "native, 1 thread", 1, "", _cases(options), libraries)]
     if (os.cpu_count() or 1) > 1:
         cases = thread_cases()
-        plans.append(_plan(options, "native, 2 threads", 2, "", cases, libraries, folder))
+        plans.append(_plan(options, "native, 2 threads", 2, "", cases, libraries))
     held = tuple(name for name in libraries if name in HOLDABLE)
-    plans.append(_plan(options, "avx2, 1 thread", 1, "avx2", held_cases(), held, folder))
+    plans.append(_plan(options, "avx2, 1 thread", 1, "avx2", held_cases(), held))
     return plans
 
 
@@ -129,7 +126,6 @@ def _plan(
     held: str,
     cases: Sequence[Case],
     libraries: tuple[str, ...],
-    folder: Path,
 ) -> Plan:
     quick = options.quick
     return Plan(
@@ -143,7 +139,6 @@ def _plan(
         fewest=3 if quick else 5,
         most=options.rounds,
         patience=options.patience or (1.0 if quick else 2.5),
-        output=str(folder / f"{name}.json"),
     )
 
 

@@ -22,7 +22,7 @@ def describe(plan: Plan) -> dict[str, str]:
     facts["processor"] = processor_name()
     facts["features"] = " ".join(processor_features())
     facts["threads"] = str(plan.threads)
-    facts["processors"] = " ".join(map(str, sorted(os.sched_getaffinity(0))))
+    facts["on processors"] = " ".join(map(str, sorted(os.sched_getaffinity(0))))
     for package in ("torch", "torchao", "openvino"):
         facts[package] = package_version(package)
     if importlib.util.find_spec("torch") is not None and "torch" in plan.libraries:

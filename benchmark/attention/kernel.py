@@ -129,10 +129,11 @@ def _step(
 def _stream(name: str, cache: Callable[[], Cache], threads: int) -> Contestant:
     library, context = limits_library(), pool(threads)
     arrays = cache().arrays()
-    regions = [(array.ctypes.data, array.nbytes) for array in arrays]
+    # The arrays stay where the addresses are: the cache may be dropped before this is.
+    regions = [(array.ctypes.data, array.nbytes, array) for array in arrays]
 
     def run() -> None:
-        for address, size in regions:
+        for address, size, _ in regions:
             library.qfa_limits_read(context, address, size)
 
     size = float(sum(array.nbytes for array in arrays))

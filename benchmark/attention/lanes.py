@@ -6,11 +6,12 @@ import os
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from benchmark.attention.plan import Plan, write_plan
-from benchmark.attention.results import Lane, read_lanes
+from benchmark.attention.results import CaseResult, Lane, read_lanes
 
 LIBRARIES: Final = ("ours", "torch", "onnxruntime", "openvino")
 
@@ -43,13 +44,37 @@ def lane_environment(threads: int, held: str) -> dict[str, str]:
 
 
 def run_lane(plan: Plan) -> Lane:
-    """Runs one process to its end; what it prints is printed."""
+    """Runs a process to its end; what it prints is printed.
+
+    Where a library takes the process down, another one goes on behind the case in which it happened.
+
+    Raises:
+        RuntimeError: Not even the limits of the machine could be measured.
+    """
+    lane: Lane | None = None
+    cases = plan.cases
+    while cases:
+        code, part = _run_process(replace(plan, cases=cases))
+        if part is None:
+            raise RuntimeError(f"the measuring process ended with {code} before its first case")
+        done = part.cases
+        rest = cases[len(done) :]
+        if rest:
+            print(f"{rest[0].label}: the process ended with {code}", flush=True)
+            done = (*done, CaseResult(rest[0], {}, {"everyone": f"the process ended with {code}"}))
+        lane = replace(lane or part, cases=(*(lane.cases if lane else ()), *done))
+        cases = rest[1:]
+    assert lane is not None
+    return lane
+
+
+def _run_process(plan: Plan) -> tuple[int, Lane | None]:
     with tempfile.TemporaryDirectory() as folder:
-        plan_path = Path(folder, "plan.json")
-        write_plan(plan_path, plan)
-        subprocess.run(
+        plan_path, output = Path(folder, "plan.json"), Path(folder, "results.json")
+        write_plan(plan_path, replace(plan, output=str(output)))
+        code = subprocess.run(
             [sys.executable, "-m", "benchmark.attention.measure", str(plan_path)],
             env={**os.environ, **lane_environment(plan.threads, plan.held)},
-            check=True,
-        )
-    return read_lanes(Path(plan.output))[0]
+            check=False,
+        ).returncode
+        return code, read_lanes(output)[0] if output.exists() else None

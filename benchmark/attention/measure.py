@@ -7,6 +7,7 @@ benchmark/attention/lanes.py starts it, with an environment that libraries read 
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import logging
 import os
@@ -14,6 +15,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from benchmark.attention import (
@@ -50,6 +52,7 @@ _DECODE: dict[str, tuple[Field, ...]] = {
 
 def main() -> None:
     """Measures what the plan asks for; prints as it goes, and keeps the numbers where the plan says."""
+    faulthandler.enable()
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
     plan = read_plan(Path(sys.argv[1]))
@@ -64,18 +67,17 @@ def main() -> None:
         facts,
         measure_peaks(plan.threads),
         measure_reading(plan.threads),
-        tuple(_measured(plan)),
+        (),
         tuple(measure_scratch(plan.threads)),
     )
     write_lanes(Path(plan.output), [lane])
-
-
-def _measured(plan: Plan) -> Iterator[CaseResult]:
     for case in plan.cases:
         start = time.perf_counter()
         result = measure_case(case, plan)
         print(f"{case_line(result)}  [{time.perf_counter() - start:.0f} s]", flush=True)
-        yield result
+        # What is done is kept, whatever happens to the next one.
+        lane = replace(lane, cases=(*lane.cases, result))
+        write_lanes(Path(plan.output), [lane])
         gc.collect()
 
 

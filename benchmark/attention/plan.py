@@ -37,7 +37,7 @@ class Plan:
     fewest: int
     most: int
     patience: float
-    output: str
+    output: str = ""
 
 
 def write_plan(path: Path, plan: Plan) -> None:
