@@ -39,34 +39,39 @@ struct Formats {
   using Shorts = typename R::Shorts;
   using Bytes = typename R::Bytes;
 
-  // `bytes` bytes of a register, the others zero; nothing else is read.
+  // `count` numbers, the others 0; nothing else is read. The two cases are kept apart, or the
+  // compiler would move every register through memory.
   template <typename Register>
   static inline __attribute__((always_inline)) Register load(const void* from, int64_t count) {
-    Register x = {};
-    constexpr int64_t kBytes = sizeof(Register) / kWidth;
-    if (count >= kWidth) {
-      __builtin_memcpy(&x, from, sizeof(x));
-    } else {
-      __builtin_memcpy(&x, from, static_cast<size_t>(count * kBytes));
+    Register x;
+    if (__builtin_expect(count < kWidth, 0)) {
+      char some[sizeof(Register)] = {};
+      __builtin_memcpy(some, from, sizeof(Register) / kWidth * static_cast<size_t>(count));
+      __builtin_memcpy(&x, some, sizeof(x));
+      return x;
     }
+    __builtin_memcpy(&x, from, sizeof(x));
     return x;
   }
   template <typename Register>
   static inline __attribute__((always_inline)) void store(Register x, void* to, int64_t count) {
-    constexpr int64_t kBytes = sizeof(Register) / kWidth;
-    if (count >= kWidth) {
-      __builtin_memcpy(to, &x, sizeof(x));
-    } else {
-      __builtin_memcpy(to, &x, static_cast<size_t>(count * kBytes));
+    if (__builtin_expect(count < kWidth, 0)) {
+      char some[sizeof(Register)];
+      __builtin_memcpy(some, &x, sizeof(x));
+      __builtin_memcpy(to, some, sizeof(Register) / kWidth * static_cast<size_t>(count));
+      return;
     }
+    __builtin_memcpy(to, &x, sizeof(x));
   }
   static Floats as_floats(Ints x) { return reinterpret_cast<Floats>(x); }
   static Ints as_ints(Floats x) { return reinterpret_cast<Ints>(x); }
   static Floats spread(float x) { return Floats{} + x; }
 
   static int32_t greatest_of(Ints x) {
-    int32_t greatest = x[0];
-    for (int i = 1; i < kWidth; ++i) greatest = x[i] > greatest ? x[i] : greatest;
+    int32_t all[kWidth];
+    __builtin_memcpy(all, &x, sizeof(x));
+    int32_t greatest = all[0];
+    for (int i = 1; i < kWidth; ++i) greatest = all[i] > greatest ? all[i] : greatest;
     return greatest;
   }
   static Ints greater(Ints a, Ints b) { return a > b ? a : b; }
@@ -258,7 +263,9 @@ struct Formats {
     const auto* halfs = static_cast<const char*>(scale);
     for (int64_t start = 0, g = 0; start < count; start += group, ++g) {
       const int64_t end = start + group < count ? start + group : count;
-      const float s = Set::from_half(load<Shorts>(halfs + 2 * g, 1))[0];
+      int16_t half;
+      __builtin_memcpy(&half, halfs + 2 * g, 2);
+      const Floats s = Set::from_half(Shorts{} + half);
       for (int64_t c = start; c < end; c += kWidth) {
         const Ints steps = load_codes(codes + c / 2, end - c) - int32_t{zero_point[g]};
         store(__builtin_convertvector(steps, Floats) * s, row + c, end - c);
