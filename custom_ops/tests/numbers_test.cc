@@ -1,4 +1,5 @@
-// The numbers that everything else stands on: 2^x, half precision, codes.
+// The numbers that everything else stands on: logarithms, half precision, codes; for 2^x see
+// exp2_test.cc.
 #include <math.h>
 #include <string.h>
 
@@ -10,63 +11,6 @@
 
 namespace qfa::test {
 namespace {
-
-// 2^x as the softmax kernel computes it: a block whose largest exponent is 0 rescales what came
-// before, with maximum x, by 2^(x - 0).
-void exp2_by(const Kernels& kernels, const float (&x)[kLanes], float (&y)[kLanes]) {
-  constexpr int kKeys = 16;
-  int32_t scores[kKeys * kLanes] = {};
-  float zeros[kLanes] = {}, ones[kLanes], running_sum[kLanes] = {}, gain[kLanes];
-  float running_max[kLanes];
-  uint8_t weights[kKeyBlock * kLanes];
-  for (float& one : ones) one = 1.0f;
-  memcpy(running_max, x, sizeof(x));
-  kernels.softmax({kKeys, 2, scores, 0, zeros, zeros, zeros, ones, nullptr, nullptr, weights,
-                   running_max, running_sum, y, gain});
-}
-
-QFA_TEST(exp2_of_nonpositive_numbers) {
-  for (const qfa_isa isa : testable_isas()) {
-    const Kernels kernels = kernels_for(isa);
-    double worst = 0.0;
-    float previous = 0.0f, steepest_fall = 0.0f;
-    float x[kLanes], y[kLanes];
-    // Every 997th float from -126 up to -0, then the same of the numbers near zero.
-    uint32_t bits = 0xc2fc0000u;
-    while (bits > 0x80000000u) {
-      for (float& value : x) {
-        memcpy(&value, &bits, 4);
-        bits = bits - 997u > 0x80000000u && bits > 997u ? bits - 997u : 0x80000000u;
-      }
-      exp2_by(kernels, x, y);
-      for (int lane = 0; lane < kLanes; ++lane) {
-        const double exact = exp2(static_cast<double>(x[lane]));
-        worst = fmax(worst, fabs(static_cast<double>(y[lane]) / exact - 1.0));
-        if (y[lane] < previous) steepest_fall = fmaxf(steepest_fall, 1.0f - y[lane] / previous);
-        previous = y[lane];
-      }
-    }
-    CHECK_THAT(worst <= 3e-7, "%s relative error %g", qfa_isa_name(isa), worst);
-    // Rounding may bend the curve by a bit or two where pieces meet, not more.
-    CHECK_THAT(steepest_fall <= 2.4e-7f, "%s falls by %g", qfa_isa_name(isa),
-               static_cast<double>(steepest_fall));
-  }
-}
-
-QFA_TEST(exp2_at_its_ends) {
-  for (const qfa_isa isa : testable_isas()) {
-    const float ends[] = {0.0f,    -0.0f,     -1.0f,    -126.0f, -126.00001f,
-                          -127.0f, -INFINITY, -3.4e38f, -1e-45f, NAN};
-    const float expected[] = {1.0f, 1.0f, 0.5f, 0x1p-126f, 0.0f, 0.0f, 0.0f, 0.0f, 1.0f, NAN};
-    float x[kLanes] = {}, y[kLanes];
-    memcpy(x, ends, sizeof(ends));
-    exp2_by(kernels_for(isa), x, y);
-    for (int i = 0; i < 9; ++i) {
-      CHECK_THAT(y[i] == expected[i], "%s 2^%g is %g", qfa_isa_name(isa), static_cast<double>(x[i]),
-                 static_cast<double>(y[i]));
-    }
-  }
-}
 
 QFA_TEST(log2_of_scales) {
   double worst = 0.0;
