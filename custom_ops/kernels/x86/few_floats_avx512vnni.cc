@@ -2,31 +2,12 @@
 #include <immintrin.h>
 
 #include "kernels/kernels.h"
-
-#define QFA_INLINE inline __attribute__((always_inline))
+#include "kernels/x86/few_ahead.h"
 
 namespace qfa {
 namespace {
 
 constexpr int kWidth = 16;
-
-// Asks for what follows a block of rows, in the order of its addresses; rows have no gaps.
-class Ahead {
- public:
-  Ahead(const float* rows, int64_t width) : next_(rows + kKeyBlock * width) {}
-
-  // Of so many floats.
-  template <int count>
-  QFA_INLINE void fetch() {
-#pragma GCC unroll 16
-    for (int i = 0; i < count; i += kWidth, next_ += kWidth) {
-      _mm_prefetch(reinterpret_cast<const char*>(next_), _MM_HINT_T0);
-    }
-  }
-
- private:
-  const float* next_;
-};
 
 // Transposes 16 x 16 floats held in 16 vectors.
 QFA_INLINE void transpose(__m512 (&x)[16]) {
@@ -90,10 +71,10 @@ QFA_INLINE void score_channels(const float* keys, int64_t width, const float* ro
 
 template <int queries>
 void scores_of(const float* keys, int64_t width, const float* rows, int key_count, float* scores) {
-  Ahead ahead(keys, width);
+  FloatsAhead ahead(keys, width);
   const auto of_keys = [&](int64_t c, const auto& score) {
     for (int j = 0; j < key_count; j += kWidth) {
-      ahead.fetch<kWidth * kWidth>();
+      ahead.fetch<kWidth>();
       score(keys + j * width + c, rows + c, c == 0, scores + j);
     }
   };
@@ -113,7 +94,8 @@ void scores_of(const float* keys, int64_t width, const float* rows, int key_coun
 // `span` registers of channels.
 template <int queries, int span>
 QFA_INLINE void accumulate_span(const float* values, int64_t width, const float* weights,
-                                int key_count, const float* keep, Ahead& ahead, float* output) {
+                                int key_count, const float* keep, FloatsAhead& ahead,
+                                float* output) {
   __m512 sum[queries][span];
 #pragma GCC unroll 8
   for (int q = 0; q < queries; ++q) {
@@ -121,7 +103,7 @@ QFA_INLINE void accumulate_span(const float* values, int64_t width, const float*
     for (int v = 0; v < span; ++v) sum[q][v] = _mm512_setzero_ps();
   }
   for (int j = 0; j < key_count; ++j, values += width) {
-    ahead.fetch<span * kWidth>();
+    ahead.fetch<span>();
     __m512 channels[span];
 #pragma GCC unroll 8
     for (int v = 0; v < span; ++v) channels[v] = _mm512_loadu_ps(values + v * kWidth);
@@ -146,7 +128,7 @@ QFA_INLINE void accumulate_span(const float* values, int64_t width, const float*
 template <int queries>
 void accumulate_of(const float* values, int64_t width, const float* weights, int key_count,
                    const float* keep, float* output) {
-  Ahead ahead(values, width);
+  FloatsAhead ahead(values, width);
   int64_t c = 0;
   const auto spans_of = [&]<int span>() {
     for (; c + span * kWidth <= width; c += span * kWidth) {

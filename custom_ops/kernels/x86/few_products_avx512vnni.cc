@@ -2,8 +2,7 @@
 #include <immintrin.h>
 
 #include "kernels/kernels.h"
-
-#define QFA_INLINE inline __attribute__((always_inline))
+#include "kernels/x86/few_ahead.h"
 
 namespace qfa {
 namespace {
@@ -12,32 +11,6 @@ namespace {
 constexpr int64_t kMostWidth = 1024;
 
 __m512i load(const void* from) { return _mm512_loadu_si512(from); }
-
-// Asks for the rows that follow a block, line by line in the order of their addresses. What hides
-// memory is a steady trickle of requests: those for a block at once would wait for each other, and
-// processors by themselves do not look far enough.
-class Ahead {
- public:
-  Ahead(const int8_t* rows, int64_t stride, int64_t width)
-      : row_(rows + kKeyBlock * stride), stride_(stride), width_(width) {}
-
-  template <int lines>
-  QFA_INLINE void fetch() {
-#pragma GCC unroll 8
-    for (int i = 0; i < lines; ++i) {
-      _mm_prefetch(reinterpret_cast<const char*>(row_ + column_), _MM_HINT_T0);
-      column_ += 64;
-      if (column_ == width_) {
-        row_ += stride_;
-        column_ = 0;
-      }
-    }
-  }
-
- private:
-  const int8_t* row_;
-  int64_t stride_, width_, column_ = 0;
-};
 
 // sum += four unsigned codes of each lane times four signed codes. In assembly because GCC 12
 // copies accumulators around the intrinsic.
@@ -93,7 +66,7 @@ QFA_INLINE void load_keys(const int8_t* keys, int64_t stride, __m512i (&group)[4
 // Sums of eight keys, in two parts each: 128 bits hold keys 0-3, again 0-3, 4-7 and 4-7.
 template <int queries>
 QFA_INLINE void score_eight(const int8_t* keys, int64_t stride, int64_t width,
-                            const Packed<queries>& packed, Ahead& ahead,
+                            const Packed<queries>& packed, RowsAhead& ahead,
                             __m512i (&halves)[queries]) {
   __m512i sum[2][queries];
 #pragma GCC unroll 8
@@ -129,7 +102,7 @@ void scores_of(const int8_t* keys, int64_t stride, int64_t width, const int8_t* 
                int32_t* scores) {
   Packed<queries> packed;
   pack(rows, width, packed);
-  Ahead ahead(keys, stride, width);
+  RowsAhead ahead(keys, stride, width);
   for (int j = 0; j < key_count; j += 16) {
     __m512i low[queries], high[queries];
     score_eight(keys + j * stride, stride, width, packed, ahead, low);
@@ -151,7 +124,7 @@ using ChannelSums = int32_t[queries][4][16];
 // interleaved, so that 32 bits hold four keys of one channel.
 template <int queries, int runs, int from, int count>
 QFA_INLINE void sum_channels(const int8_t* values, int64_t stride, const uint8_t* weights,
-                             Ahead& ahead, ChannelSums<queries> (&sums)[runs]) {
+                             RowsAhead& ahead, ChannelSums<queries> (&sums)[runs]) {
   __m512i sum[runs][count][queries];
 #pragma GCC unroll 2
   for (int r = 0; r < runs; ++r) {
@@ -228,7 +201,7 @@ void join(const int32_t (&sums)[4][16], float keep, float gain, float* output) {
 template <int queries, int runs>
 QFA_INLINE void accumulate_runs(const int8_t* values, int64_t stride, int64_t channels,
                                 const uint8_t* weights, const float* keep, const float* gain,
-                                Ahead& ahead, float* output) {
+                                RowsAhead& ahead, float* output) {
   alignas(64) ChannelSums<queries> sums[runs];
   if constexpr (queries <= 4) {
     sum_channels<queries, runs, 0, 4>(values, stride, weights, ahead, sums);
@@ -246,7 +219,7 @@ QFA_INLINE void accumulate_runs(const int8_t* values, int64_t stride, int64_t ch
 template <int queries>
 void accumulate_of(const int8_t* values, int64_t stride, int64_t channels, const uint8_t* weights,
                    const float* keep, const float* gain, float* output) {
-  Ahead ahead(values, stride, channels);
+  RowsAhead ahead(values, stride, channels);
   int64_t c = 0;
   if constexpr (queries <= 2) {
     for (; c + 128 <= channels; c += 128) {
