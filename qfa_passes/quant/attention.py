@@ -81,7 +81,7 @@ def attention_float64(
             scores = scores + np.asarray(masking.bias, np.float64)
     seen = masking.visible(scores.shape)
     scores = np.where(seen, scores, -np.inf)
-    logit = _sink_logits(sink, np.float64)
+    logit = sink_logits(sink, np.float64)
     peak = np.maximum(scores.max(axis=-1, keepdims=True, initial=-np.inf), logit)
     base = np.where(np.isneginf(peak), 0, peak)
     weights = np.exp(scores - base)
@@ -116,7 +116,7 @@ def attention_int8(
     )
     rows = (*q_codes.shape[:3], 1)
     length = k_codes.shape[2]
-    logit = _sink_logits(sink, np.float32)
+    logit = sink_logits(sink, np.float32)
     logit = np.where(logit <= LOWEST_BIAS, np.float32(-np.inf), logit)
     seen, bias, averages = masking.resolve((*rows[:3], length), ~np.isneginf(logit))
     row_factor = np.where(averages, 0, q_step * (np.float32(scale) * LOG2_E * factor))
@@ -138,29 +138,29 @@ def attention_int8(
             u = u + np.log2(v_row) + bias[..., block]
         u = np.where(seen[..., block], u, np.float32(-np.inf))
         block_peak = u.max(axis=-1, keepdims=True)
-        weights = np.exp2(u - _finite_or_zero(block_peak))
+        weights = np.exp2(u - finite_or_zero(block_peak))
         codes = np.rint(weights * P_LEVELS)
         block_total = np.where(seen[..., block], weights / v_row, 0).sum(axis=-1, keepdims=True)
 
         new_peak = np.maximum(peak, block_peak)
-        base = _finite_or_zero(new_peak)
+        base = finite_or_zero(new_peak)
         old, new = np.exp2(peak - base), np.exp2(block_peak - base)
         total = total * old + block_total * new
         output = output * old + (codes @ v_codes[:, :, block]) * new
         peak = new_peak
     # The sink joins last. Where no key was seen the output stays 0, whatever the total.
     with np.errstate(over="ignore"):
-        total = total + np.exp2(logit * LOG2_E - _finite_or_zero(peak))
+        total = total + np.exp2(logit * LOG2_E - finite_or_zero(peak))
     divisor: Float = np.where(total == 0, 1, total * P_LEVELS)
     return np.divide(output, divisor, dtype=np.float32)
 
 
-def _sink_logits(sink: npt.ArrayLike | None, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+def sink_logits(sink: npt.ArrayLike | None, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     """Returns the logits (H, 1, 1), or (1, 1, 1) where all heads share one; -inf for no sink."""
     return np.asarray(-np.inf if sink is None else sink, dtype).reshape(-1, 1, 1)
 
 
-def _finite_or_zero(peak: Float) -> Float:
+def finite_or_zero(peak: Float) -> Float:
     """Returns ``peak``, but 0 for -inf, so that rows that see nothing get weights 0, not NaN."""
     return np.where(np.isneginf(peak), np.float32(0), peak)
 

@@ -10,6 +10,7 @@ from qfa_passes.core import opspec
 from qfa_passes.core.formats import CacheFormat
 from qfa_passes.quant import hadamard
 from qfa_passes.quant.attention import Quantization, attention_float64, attention_int8
+from qfa_passes.quant.attention_int4 import MOST_ROWS, attention_int4
 from qfa_passes.quant.cache import CacheCoding, KeyValueCache
 from qfa_passes.quant.masking import Masking
 from tests.operator.sessions import VALID, Array, one_node
@@ -126,6 +127,9 @@ def attend(query: Array, cache: KeyValueCache, **masking: Any) -> tuple[Array, A
     exact = attention_float64(turned, key, value, scale=scale, masking=mask)
     if not is_integer(coding):
         return exact, None
+    rows = query.shape[1] // KV_HEADS * query.shape[2]
+    if coding.form is INT4 and rows <= MOST_ROWS:
+        return exact, attention_int4(query, cache, scale=scale_of(query), masking=mask)
     if coding.key_scale is None:
         return exact, attention_int8(turned, key, value, scale=scale, masking=mask)
     group = query.shape[1] // KV_HEADS
