@@ -5,8 +5,10 @@
 //   Keys, keys(codes)                          32 codes of a key, as the other factor
 //   add_keys(keys, query, sum)                 adds eight sums of products
 //   kWeightInts, lay_out_weights(weights, to)  64 weights of a query, as factors
+//   kMostQueries                               whose sums of channels stay in registers, up to 4
 //   Values, values(codes)                      codes of eight channels of four keys
-//   add_values(values, weights, group, sum)    adds the products with weights 4 * group to + 3
+//   weight(laid_out, group)                    weights 4 * group to 4 * group + 3, as a factor
+//   add_values(values, weight, sum)            adds eight sums of products
 #ifndef QFA_KERNELS_X86_FEW_PRODUCTS_H_
 #define QFA_KERNELS_X86_FEW_PRODUCTS_H_
 
@@ -123,13 +125,14 @@ QFA_INLINE void sum_channels(const int8_t* values, int64_t stride, const int32_t
       channels[2] = _mm256_unpacklo_epi16(high01, high23);
       channels[3] = _mm256_unpackhi_epi16(high01, high23);
     }
+    typename Product::Values codes[count];
 #pragma GCC unroll 4
-    for (int v = 0; v < count; ++v) {
-      const typename Product::Values codes = Product::values(channels[from + v]);
+    for (int v = 0; v < count; ++v) codes[v] = Product::values(channels[from + v]);
 #pragma GCC unroll 4
-      for (int q = 0; q < queries; ++q) {
-        Product::add_values(codes, weights + q * Product::kWeightInts, group, sum[v][q]);
-      }
+    for (int q = 0; q < queries; ++q) {
+      const auto weight = Product::weight(weights + q * Product::kWeightInts, group);
+#pragma GCC unroll 4
+      for (int v = 0; v < count; ++v) Product::add_values(codes[v], weight, sum[v][q]);
     }
   }
 #pragma GCC unroll 4
@@ -179,9 +182,9 @@ void few_accumulate_of(const int8_t* values, int64_t stride, int64_t channels,
   for (int q = 0; q < query_count; ++q) {
     Product::lay_out_weights(weights + q * kKeyBlock, laid_out + q * Product::kWeightInts);
   }
-  constexpr int kAtOnce = 4;
+  constexpr int kAtOnce = Product::kMostQueries;
   for (int q = 0; q < query_count; q += kAtOnce) {
-    constexpr decltype(&accumulate_queries<Product, 1>) kBy[kAtOnce] = {
+    constexpr decltype(&accumulate_queries<Product, 1>) kBy[] = {
         accumulate_queries<Product, 1>, accumulate_queries<Product, 2>,
         accumulate_queries<Product, 3>, accumulate_queries<Product, 4>};
     const int left = query_count - q;

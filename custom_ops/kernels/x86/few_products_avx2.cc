@@ -14,6 +14,7 @@ struct WordProduct {
   using Keys = Codes;
   using Values = Codes;
   static constexpr int kQueryBytes = 2 * kPart;
+  static constexpr int kMostQueries = 4;
   static constexpr int kWeightInts = 2 * kGroups;
 
   static QFA_INLINE Codes split(__m256i codes) {
@@ -45,10 +46,11 @@ struct WordProduct {
     }
   }
   static QFA_INLINE Values values(__m256i codes) { return split(codes); }
-  static QFA_INLINE void add_values(const Values& values, const int32_t* weights, int group,
-                                    __m256i& sum) {
-    add(values, _mm256_set1_epi32(weights[group]), _mm256_set1_epi32(weights[kGroups + group]),
-        sum);
+  static QFA_INLINE Codes weight(const int32_t* laid_out, int group) {
+    return {_mm256_set1_epi32(laid_out[group]), _mm256_set1_epi32(laid_out[kGroups + group])};
+  }
+  static QFA_INLINE void add_values(const Values& values, const Codes& weight, __m256i& sum) {
+    add(values, weight.even, weight.odd, sum);
   }
 };
 

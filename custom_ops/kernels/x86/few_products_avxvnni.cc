@@ -10,6 +10,7 @@ struct DotProduct {
   using Keys = __m256i;
   using Values = __m256i;
   static constexpr int kQueryBytes = kPart;
+  static constexpr int kMostQueries = 2;
   static constexpr int kWeightInts = kGroups;
 
   // sum += four unsigned codes of each lane times four signed codes. In assembly because GCC 12
@@ -38,9 +39,11 @@ struct DotProduct {
     store(to + 8, load(weights + kPart));
   }
   static QFA_INLINE Values values(__m256i codes) { return codes; }
-  static QFA_INLINE void add_values(Values values, const int32_t* weights, int group,
-                                    __m256i& sum) {
-    dot(_mm256_set1_epi32(weights[group]), values, sum);
+  static QFA_INLINE __m256i weight(const int32_t* laid_out, int group) {
+    return _mm256_set1_epi32(laid_out[group]);
+  }
+  static QFA_INLINE void add_values(Values values, __m256i weight, __m256i& sum) {
+    dot(weight, values, sum);
   }
 };
 
