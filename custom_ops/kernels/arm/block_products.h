@@ -1,7 +1,8 @@
 // Scores and accumulation of one block: how the products of integers are driven.
 //
 // A Product multiplies kRows rows of codes by kSpan registers of lanes, of operands that are packed
-// as it likes. Rows are taken first, since a Product may rearrange them.
+// as it likes. Rows are taken first, since a Product may rearrange them. What the products of a row
+// with packed weights lack is added to its sums.
 #ifndef QFA_KERNELS_ARM_BLOCK_PRODUCTS_H_
 #define QFA_KERNELS_ARM_BLOCK_PRODUCTS_H_
 
@@ -32,11 +33,10 @@ template <class Product>
 QFA_INLINE void scores_of(const int8_t* keys, int64_t key_stride, int64_t groups,
                           const uint8_t* packed, int key_count, int vectors, int32_t* scores) {
   Product product((groups + kGroupsAtOnce - 1) / kGroupsAtOnce * kGroupsAtOnce);
-  const int32x4_t zero = vdupq_n_s32(score_zero(groups));
   for (int j = 0; j < key_count; j += kRows) {
     product.take(keys + j * key_stride, key_stride);
     for (int lane = 0; lane < vectors * kVectorLanes; lane += kSpan * kWidth) {
-      const Sums sums = product.multiply(packed, lane, [&](int) { return zero; });
+      const Sums sums = product.multiply(packed, lane, score_zero(groups));
       for (int r = 0; r < kRows; ++r) {
         for (int v = 0; v < kSpan; ++v) {
           vst1q_s32(scores + (j + r) * kLanes + lane + v * kWidth, sums.at[r][v]);
@@ -56,18 +56,18 @@ QFA_INLINE void accumulate_of(const int8_t* values, int64_t channels, const uint
   for (int64_t c = 0; c < channels; c += kRows) {
     const int8_t* rows = values + c * kKeyBlock;
     product.take(rows, kKeyBlock);
-    int32_t start[kRows];
-    for (int r = 0; r < kRows; ++r) start[r] = Product::start(rows + r * kKeyBlock, key_count);
+    int32_t missing[kRows];
+    for (int r = 0; r < kRows; ++r) missing[r] = Product::missing(rows + r * kKeyBlock, key_count);
     for (int lane = 0; lane < vectors * kVectorLanes; lane += kSpan * kWidth) {
-      const Sums sums =
-          product.multiply(packed, lane, [&](int r) { return vdupq_n_s32(start[r]); });
+      const Sums sums = product.multiply(packed, lane, 0);
       for (int v = 0; v < kSpan; ++v) {
         const float32x4_t kept = vld1q_f32(keep + lane + v * kWidth);
         const float32x4_t gained = vld1q_f32(gain + lane + v * kWidth);
         for (int r = 0; r < kRows; ++r) {
           float* target = output + (c + r) * kLanes + lane + v * kWidth;
           const float32x4_t old = vmulq_f32(vld1q_f32(target), kept);
-          vst1q_f32(target, vfmaq_f32(old, gained, vcvtq_f32_s32(sums.at[r][v])));
+          const int32x4_t sum = vaddq_s32(sums.at[r][v], vdupq_n_s32(missing[r]));
+          vst1q_f32(target, vfmaq_f32(old, gained, vcvtq_f32_s32(sum)));
         }
       }
     }

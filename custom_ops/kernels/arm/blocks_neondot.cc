@@ -15,18 +15,20 @@ class Dots {
     stride_ = stride;
   }
 
-  template <typename Start>
-  QFA_INLINE Sums multiply(const uint8_t* packed, int lane, const Start& start) const {
+  // Inlined into longer functions, or with a stride that is known, GCC 12 finds too few registers.
+  __attribute__((noinline)) Sums multiply(const uint8_t* packed, int lane, int32_t start) const {
     Sums sums;
+    int64_t stride = stride_;
+    __asm__("" : "+r"(stride));
     for (int r = 0; r < kRows; ++r) {
-      for (int v = 0; v < kSpan; ++v) sums.at[r][v] = start(r);
+      for (int v = 0; v < kSpan; ++v) sums.at[r][v] = vdupq_n_s32(start);
     }
     const auto* lanes = reinterpret_cast<const int8_t*>(packed) + 4 * lane;
     const int8_t* rows = rows_;
     for (int64_t g = 0; g < groups_; g += kGroupsAtOnce, rows += 16) {
       int8x16_t row[kRows];
 #pragma GCC unroll 8
-      for (int r = 0; r < kRows; ++r) row[r] = vld1q_s8(rows + r * stride_);
+      for (int r = 0; r < kRows; ++r) row[r] = vld1q_s8(rows + r * stride);
       // The index of a lane must be a constant.
       dot<0>(row, lanes, sums);
       dot<1>(row, lanes, sums);
@@ -43,7 +45,7 @@ class Dots {
     }
   }
 
-  static QFA_INLINE int32_t start(const int8_t* values, int key_count) {
+  static QFA_INLINE int32_t missing(const int8_t* values, int key_count) {
     int32x4_t sum = vdupq_n_s32(0);
     for (int j = 0; j < key_count; j += 16) {
       sum = vdotq_s32(sum, vld1q_s8(values + j), vdupq_n_s8(64));

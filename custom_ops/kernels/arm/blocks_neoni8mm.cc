@@ -41,13 +41,11 @@ class Matrices {
     }
   }
 
-  template <typename Start>
-  QFA_INLINE Sums multiply(const uint8_t* packed, int lane, const Start& start) const {
+  QFA_INLINE Sums multiply(const uint8_t* packed, int lane, int32_t start) const {
     constexpr int kPairs = kSpan * kWidth / 2;
     int32x4_t product[kRows / 2][kPairs];
     for (int r = 0; r < kRows / 2; ++r) {
-      // All rows start from the same sum.
-      for (int p = 0; p < kPairs; ++p) product[r][p] = start(0);
+      for (int p = 0; p < kPairs; ++p) product[r][p] = vdupq_n_s32(start);
     }
     packed += lane * kChannels;
     const int8_t* strip = strip_;
@@ -86,7 +84,7 @@ class Matrices {
     }
   }
 
-  static int32_t start(const int8_t*, int) { return 0; }
+  static int32_t missing(const int8_t*, int) { return 0; }
 
  private:
   const int64_t groups_;
