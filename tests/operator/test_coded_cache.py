@@ -151,3 +151,22 @@ def test_int8_decoding_has_the_bits_of_one_run() -> None:
     plain = KeyValueCache.of(codings(16, 16)["float"], inputs["key"], inputs["value"])
     node = cache_node(plain, inputs | constants, compute_format="int8", rotate="hadamard")
     np.testing.assert_array_equal(output, run(node, inputs | constants)[0])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("name", codings(16, 16))
+def test_types_of_outputs_are_inferred(name: str, dtype: type[np.generic]) -> None:
+    """Other nodes may take each output; the shapes of all inputs are unknown."""
+    coding = codings(16, 16)[name]
+    inputs = new_tokens(1, 2, 2, 16, 16, dtype)
+    cache = KeyValueCache.of(coding, inputs["key"][:, :, :0], inputs["value"][:, :, :0])
+    feeds = inputs | past_of(cache) | constants_of(coding)
+    model = cache_node(cache, feeds)
+    for value in model.graph.output:
+        model.graph.node.add(op_type="Identity", input=[value.name], output=[f"{value.name}_on"])
+        value.name += "_on"
+    expected = append(cache, inputs["key"], inputs["value"])
+    output, *present = run(model, feeds)
+    assert output.dtype == dtype
+    names = [x for x in present_names(cache)[1:] if x]
+    check_tensors(dict(zip(names, present, strict=True)), expected)
