@@ -472,21 +472,36 @@ void fill_floats(Random& random, Guarded& buffer, float scale) {
   for (size_t i = 0; i < buffer.size() / 4; ++i) buffer.as<float>()[i] = random.normal() * scale;
 }
 
+// Codes at their limits, -128 too, which caches of others may hold.
+void fill_codes(Random& random, Guarded& buffer, bool extremes) {
+  constexpr int8_t kExtremes[] = {127, -127, -128};
+  for (size_t i = 0; i < buffer.size(); ++i) {
+    buffer.as<int8_t>()[i] =
+        extremes ? kExtremes[random.below(3)] : static_cast<int8_t>(random.bits());
+  }
+}
+
 void test_kernel_few_scores(few_scores_fn* kernel, const char* name) {
   Random random(31);
   for (const int64_t width : {64, 128, 192, 256, 1024}) {
-    for (const int queries : {1, 2, 3, 4, 5, 7, 8}) {
+    for (int queries = 1; queries <= kMostFew; ++queries) {
       for (const int keys : {16, 48, 64}) {
         const bool extremes = random.below(2) != 0;
-        Guarded key(static_cast<size_t>(keys * width)), query(static_cast<size_t>(queries * width));
+        // Rows as they lie in a cache: further apart than they are long, at any address.
+        const int64_t stride = width + (queries % 3 == 0 ? 0 : 37 * (queries - 1));
+        const auto rows = static_cast<size_t>((keys - 1) * stride + width);
+        Guarded key(rows, queries % 2 == 0 ? Guard::kBefore : Guard::kAfter);
+        Guarded query(static_cast<size_t>(queries * width));
         Guarded got(static_cast<size_t>(queries * kKeyBlock) * 4), expected(got.size());
-        fill_bytes(random, key, extremes);
-        fill_bytes(random, query, extremes);
+        fill_codes(random, key, extremes);
+        fill_codes(random, query, extremes);
+        if (extremes && queries == 1) memset(key.data(), -128, rows);
+        if (extremes && queries == 1) memset(query.data(), -128, query.size());
         memset(got.data(), 0, got.size());
         memset(expected.data(), 0, got.size());
-        kernel(key.as<int8_t>(), width, width, query.as<int8_t>(), queries, keys,
+        kernel(key.as<int8_t>(), stride, width, query.as<int8_t>(), queries, keys,
                got.as<int32_t>());
-        few_scores_scalar(key.as<int8_t>(), width, width, query.as<int8_t>(), queries, keys,
+        few_scores_scalar(key.as<int8_t>(), stride, width, query.as<int8_t>(), queries, keys,
                           expected.as<int32_t>());
         bool equal = true;
         for (int q = 0; q < queries; ++q) {
@@ -522,6 +537,7 @@ struct FewBuffers {
       running_sum[q] = running_max[q] == -INFINITY ? 0.0f : fabsf(random.normal());
     }
     if (kind == 3) query_scale[0] = NAN;
+    if (kind == 4) key_scale[9] = value_log2[11] = NAN;
     has_bias = kind != 0;
     has_limits = kind != 1;
   }
@@ -567,21 +583,38 @@ struct FewBuffers {
 
 void test_kernel_few_softmax(few_softmax_fn* kernel, const char* name) {
   Random random(32);
-  for (int round = 0; round < 400; ++round) {
+  for (int round = 0; round < 500; ++round) {
     const int queries = 1 + static_cast<int>(random.below(8));
     const int keys = 16 * (1 + static_cast<int>(random.below(4)));
-    FewBuffers got(random, queries, keys, round % 4), expected = got;
-    kernel(got.block());
+    FewBuffers buffers(random, queries, keys, round % 5), expected = buffers;
+    FewBlock block = buffers.block();
+    const size_t key_bytes = size_t(keys) * 4, query_bytes = size_t(queries) * 4;
+    Guarded key_scale(block.key_scale, key_bytes), value_log2(block.value_log2, key_bytes);
+    Guarded value_inverse(block.value_inverse, key_bytes), keep(query_bytes), gain(query_bytes);
+    Guarded scores(block.scores, query_bytes * kKeyBlock), weights(size_t(queries * kKeyBlock));
+    Guarded running_max(block.running_max, query_bytes);
+    Guarded running_sum(block.running_sum, query_bytes);
+    block.key_scale = key_scale.as<float>();
+    block.value_log2 = value_log2.as<float>();
+    block.value_inverse = value_inverse.as<float>();
+    block.scores = scores.as<int32_t>();
+    block.weights = weights.as<uint8_t>();
+    block.running_max = running_max.as<float>();
+    block.running_sum = running_sum.as<float>();
+    block.keep = keep.as<float>();
+    block.gain = gain.as<float>();
+    memset(weights.data(), 0x55, weights.size());
+    kernel(block);
     few_softmax_scalar(expected.block());
-    bool equal = equal_floats(got.running_max, expected.running_max, queries) &&
-                 equal_floats(got.running_sum, expected.running_sum, queries) &&
-                 equal_floats(got.keep, expected.keep, queries) &&
-                 equal_floats(got.gain, expected.gain, queries);
+    bool equal = equal_floats(block.running_max, expected.running_max, queries) &&
+                 equal_floats(block.running_sum, expected.running_sum, queries) &&
+                 equal_floats(block.keep, expected.keep, queries) &&
+                 equal_floats(block.gain, expected.gain, queries);
     for (int q = 0; q < queries; ++q) {
       if (isnan(expected.running_sum[q])) continue;  // its weights are of no consequence
-      equal &= memcmp(got.weights + q * kKeyBlock, expected.weights + q * kKeyBlock, 64) == 0;
+      equal &= memcmp(block.weights + q * kKeyBlock, expected.weights + q * kKeyBlock, 64) == 0;
     }
-    CHECK_THAT(equal, "%s queries %d keys %d kind %d", name, queries, keys, round % 4);
+    CHECK_THAT(equal, "%s queries %d keys %d kind %d", name, queries, keys, round % 5);
   }
 }
 
@@ -590,15 +623,25 @@ void test_kernel_few_float_softmax(few_float_softmax_fn* kernel, const char* nam
   for (int round = 0; round < 400; ++round) {
     const int queries = 1 + static_cast<int>(random.below(8));
     const int keys = 16 * (1 + static_cast<int>(random.below(4)));
-    FewBuffers got(random, queries, keys, round % 4), expected = got;
-    kernel(got.float_block());
+    FewBuffers buffers(random, queries, keys, round % 4), expected = buffers;
+    FewFloatBlock block = buffers.float_block();
+    const size_t query_bytes = size_t(queries) * 4;
+    Guarded spoil(block.spoil, size_t(keys) * 4), scores(block.scores, query_bytes * kKeyBlock);
+    Guarded running_max(block.running_max, query_bytes), keep(query_bytes);
+    Guarded running_sum(block.running_sum, query_bytes);
+    block.spoil = spoil.as<float>();
+    block.scores = scores.as<float>();
+    block.running_max = running_max.as<float>();
+    block.running_sum = running_sum.as<float>();
+    block.keep = keep.as<float>();
+    kernel(block);
     few_float_softmax_scalar(expected.float_block());
-    bool equal = equal_floats(got.running_max, expected.running_max, queries) &&
-                 equal_floats(got.running_sum, expected.running_sum, queries) &&
-                 equal_floats(got.keep, expected.keep, queries);
+    bool equal = equal_floats(block.running_max, expected.running_max, queries) &&
+                 equal_floats(block.running_sum, expected.running_sum, queries) &&
+                 equal_floats(block.keep, expected.keep, queries);
     for (int q = 0; q < queries; ++q) {
       const int row = q * kKeyBlock;
-      equal &= equal_floats(got.float_scores + row, expected.float_scores + row, keys);
+      equal &= equal_floats(block.scores + row, expected.float_scores + row, keys);
     }
     CHECK_THAT(equal, "%s queries %d keys %d kind %d", name, queries, keys, round % 4);
   }
@@ -607,22 +650,25 @@ void test_kernel_few_float_softmax(few_float_softmax_fn* kernel, const char* nam
 void test_kernel_few_accumulate(few_accumulate_fn* kernel, const char* name) {
   Random random(34);
   for (const int64_t channels : {64, 128, 192, 320}) {
-    for (const int queries : {1, 2, 3, 4, 5, 7, 8}) {
+    for (int queries = 1; queries <= kMostFew; ++queries) {
       const bool extremes = random.below(2) != 0;
-      Guarded values(static_cast<size_t>(kKeyBlock * channels));
+      const int64_t stride = channels + (queries % 3 == 0 ? 0 : 29 * (queries - 1));
+      const auto rows = static_cast<size_t>((kKeyBlock - 1) * stride + channels);
+      Guarded values(rows, queries % 2 == 0 ? Guard::kBefore : Guard::kAfter);
       Guarded weights(static_cast<size_t>(queries * kKeyBlock));
       Guarded keep(size_t(queries) * 4), gain(keep.size());
       Guarded got(static_cast<size_t>(queries * channels) * 4), expected(got.size());
-      fill_bytes(random, values, extremes);
+      fill_codes(random, values, extremes);
       fill_bytes(random, weights, false);
       if (extremes) memset(weights.data(), 255, weights.size());
+      if (extremes && queries == 1) memset(values.data(), -128, rows);
       fill_floats(random, keep, 1.0f);
       fill_floats(random, gain, 1.0f);
       fill_floats(random, got, 1e4f);
       memcpy(expected.data(), got.data(), got.size());
-      kernel(values.as<int8_t>(), channels, channels, weights.as<uint8_t>(), queries,
+      kernel(values.as<int8_t>(), stride, channels, weights.as<uint8_t>(), queries,
              keep.as<float>(), gain.as<float>(), got.as<float>());
-      few_accumulate_scalar(values.as<int8_t>(), channels, channels, weights.as<uint8_t>(), queries,
+      few_accumulate_scalar(values.as<int8_t>(), stride, channels, weights.as<uint8_t>(), queries,
                             keep.as<float>(), gain.as<float>(), expected.as<float>());
       CHECK_THAT(equal_floats(got.as<float>(), expected.as<float>(), queries * channels),
                  "%s channels %d queries %d", name, int(channels), queries);
@@ -633,13 +679,14 @@ void test_kernel_few_accumulate(few_accumulate_fn* kernel, const char* name) {
 void test_kernel_few_float_scores(few_float_scores_fn* kernel, const char* name) {
   Random random(35);
   for (const int64_t channels : {1, 8, 17, 40, 64, 80, 128, 256}) {
-    for (const int queries : {1, 2, 3, 4, 5, 7, 8}) {
+    for (int queries = 1; queries <= kMostFew; ++queries) {
       for (const int keys : {16, 48, 64}) {
         Guarded key(static_cast<size_t>(keys * channels) * 4);
         Guarded query(static_cast<size_t>(queries * channels) * 4);
         Guarded got(static_cast<size_t>(queries * kKeyBlock) * 4), expected(got.size());
         fill_floats(random, key, 1.0f);
         fill_floats(random, query, 1.0f);
+        key.as<float>()[keys * channels - 1] = NAN;
         kernel(key.as<float>(), channels, query.as<float>(), queries, keys, got.as<float>());
         few_float_scores_scalar(key.as<float>(), channels, query.as<float>(), queries, keys,
                                 expected.as<float>());
@@ -657,7 +704,7 @@ void test_kernel_few_float_scores(few_float_scores_fn* kernel, const char* name)
 void test_kernel_few_float_accumulate(few_float_accumulate_fn* kernel, const char* name) {
   Random random(36);
   for (const int64_t channels : {16, 48, 64, 80, 128, 256}) {
-    for (const int queries : {1, 2, 3, 4, 5, 7, 8}) {
+    for (int queries = 1; queries <= kMostFew; ++queries) {
       for (const int keys : {16, 48, 64}) {
         Guarded values(static_cast<size_t>(keys * channels) * 4);
         Guarded weights(static_cast<size_t>(queries * kKeyBlock) * 4);
@@ -665,6 +712,7 @@ void test_kernel_few_float_accumulate(few_float_accumulate_fn* kernel, const cha
         Guarded got(static_cast<size_t>(queries * channels) * 4), expected(got.size());
         fill_floats(random, values, 1.0f);
         fill_floats(random, weights, 1.0f);
+        weights.as<float>()[queries * kKeyBlock - 1] = NAN;  // of a key in a whole block only
         fill_floats(random, keep, 1.0f);
         fill_floats(random, got, 1.0f);
         memcpy(expected.data(), got.data(), got.size());
