@@ -86,7 +86,7 @@ void encode_key_block(const Plan& plan, const Kernels& kernels, int64_t kv_head,
   const CodeRows values = take_values_as_codes(plan, kernels, value_side(plan, kv_head), key_block,
                                                true, plan.value_channels, scratch);
   start_scores(plan, kernels, keys, codes.score_start + first);
-  kernels.value_scales(scratch.value_scale, kKeyBlock, codes.value_log2 + first,
+  kernels.value_scales(values.scale, kKeyBlock, codes.value_log2 + first,
                        codes.value_inverse + first);
   kernels.transpose_codes(values.codes, values.stride, plan.value_channels,
                           codes.values + first * plan.value_channels);

@@ -10,6 +10,16 @@
 namespace qfa {
 namespace {
 
+// Asks for the scales of the next block: they are too few for the processor to see where they lead.
+void prefetch_behind(const char* scales) {
+  constexpr uintptr_t kBytes = kKeyBlock * sizeof(float), kLine = 64;
+  for (uintptr_t byte = 0; byte < kBytes; byte += kLine) {
+    // As a number, because the address may lie beyond the cache.
+    const uintptr_t ahead = reinterpret_cast<uintptr_t>(scales) + kBytes + byte;
+    __builtin_prefetch(reinterpret_cast<const void*>(ahead));
+  }
+}
+
 // Codes of one token on their way from the cache that was given, or from a new row, to `codes`.
 class TokenCodes {
  public:
@@ -53,6 +63,18 @@ class TokenCodes {
     if (side_.channel_scale == nullptr) {
       memcpy(&scale, side_.scale_row(*side_.past_codes, token, 4), 4);
     }
+    return scale;
+  }
+
+  // Of a block of tokens: where they are, or in `scale`.
+  const float* scales_of(int64_t first, float* scale) const {
+    if (side_.channel_scale == nullptr && side_.past_codes->scale_strides[2] == 1) {
+      const char* start = side_.scale_row(*side_.past_codes, first, 4);
+      prefetch_behind(start);
+      const bool is_aligned = reinterpret_cast<uintptr_t>(start) % alignof(float) == 0;
+      if (is_aligned) return reinterpret_cast<const float*>(start);
+    }
+    for (int64_t j = 0; j < kKeyBlock; ++j) scale[j] = scale_of(first + j);
     return scale;
   }
 
@@ -123,12 +145,10 @@ CodeRows take_codes(const Plan& plan, const Kernels& kernels, const Side& side, 
   const int64_t first = key_block * kKeyBlock;
   if (may_borrow && plan.request.kv_format == QFA_KV_INT8 && side.channels == padded &&
       tokens.are_old(first, first + kKeyBlock)) {
-    for (int64_t j = 0; j < kKeyBlock; ++j) {
-      scale[j] = source.scale_of(first + j);
-      if (source.copies()) source.copy_old(first + j);
-    }
+    for (int64_t j = 0; source.copies() && j < kKeyBlock; ++j) source.copy_old(first + j);
     const uint8_t* codes = side.codes_row(*side.past_codes, first);
-    return {reinterpret_cast<const int8_t*>(codes), side.past_codes->codes_strides[2]};
+    return {reinterpret_cast<const int8_t*>(codes), side.past_codes->codes_strides[2],
+            source.scales_of(first, scale)};
   }
   for (int64_t j = 0; j < kKeyBlock; ++j) {
     const int64_t token = first + j;
@@ -149,7 +169,7 @@ CodeRows take_codes(const Plan& plan, const Kernels& kernels, const Side& side, 
       scale[j] = 1.0f;
     }
   }
-  return {tile, padded};
+  return {tile, padded, scale};
 }
 
 void start_scores(const Plan& plan, const Kernels& kernels, const CodeRows& keys,

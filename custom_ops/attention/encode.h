@@ -15,16 +15,17 @@ namespace qfa {
 RowCodes encode_row(const Kernels& kernels, const Side& side, qfa_dtype dtype, const char* source,
                     int64_t padded, float* row, int8_t* codes);
 
-// 64 rows of codes as they lie.
+// 64 rows of codes as they lie, and their scales.
 struct CodeRows {
   const int8_t* codes;
   int64_t stride;
+  const float* scale;
 };
 
 // Takes the 64 tokens of a block from the numbers or codes of `side`. Rows come to `tile`, of
-// `padded` codes each, unless they can be read where they are (`may_borrow`). Tokens that cannot be
-// seen are zeros with the scale 1. scale: [64]. `writes`: what is joined goes to the present cache,
-// if that is wanted; each block must then be taken once.
+// `padded` codes each, and their scales to `scale`, unless they can be read where they are
+// (`may_borrow`). Tokens that cannot be seen are zeros with the scale 1. `writes`: what is joined
+// goes to the present cache, if that is wanted; each block must then be taken once.
 CodeRows take_codes(const Plan& plan, const Kernels& kernels, const Side& side, int64_t key_block,
                     bool may_borrow, bool writes, int64_t padded, float* row, int8_t* tile,
                     float* scale);

@@ -220,7 +220,7 @@ CodeRows take_int4_as_codes(const Plan& plan, const Kernels& kernels, const Side
     }
     scale[j] = kernels.quantize_row(numbers, channels, 0.0f, codes).scale;
   }
-  return {tile, padded};
+  return {tile, padded, scale};
 }
 
 bool keeps_open_keys(const qfa_attention& a) {

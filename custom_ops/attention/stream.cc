@@ -118,8 +118,7 @@ class Stream {
       return;
     }
     const CodeRows keys = take_keys_of(block, writes), values = take_values_of(block, writes);
-    kernels_.value_scales(scratch_.value_scale, kKeyBlock, scratch_.value_log2,
-                          scratch_.value_inverse);
+    kernels_.value_scales(values.scale, kKeyBlock, scratch_.value_log2, scratch_.value_inverse);
     if (plan_.few) {
       attend_few(by, b, keys, values);
       return;
@@ -127,8 +126,8 @@ class Stream {
     start_scores(plan_, kernels_, keys, scratch_.score_start);
     kernels_.transpose_codes(values.codes, values.stride, plan_.value_channels, scratch_.columns);
     attend_codes(by,
-                 {keys.codes, keys.stride, scratch_.columns, scratch_.score_start,
-                  scratch_.key_scale, scratch_.value_log2, scratch_.value_inverse},
+                 {keys.codes, keys.stride, scratch_.columns, scratch_.score_start, keys.scale,
+                  scratch_.value_log2, scratch_.value_inverse},
                  b, lanes_);
   }
 
@@ -143,7 +142,7 @@ class Stream {
     block.queries = count;
     block.scores = scratch_.scores;
     block.query_scale = lanes_.query_scale;
-    block.key_scale = scratch_.key_scale;
+    block.key_scale = keys.scale;
     block.value_log2 = scratch_.value_log2;
     block.value_inverse = scratch_.value_inverse;
     block.limits = b.limits;
