@@ -100,6 +100,7 @@ def _thread_goals(lane: Lane | None) -> list[Verdict]:
         ("two threads, prefill", "kernel int8", prefill),
         ("two threads, prefill, operator in ORT", "operator int8", prefill),
         ("two threads, decode int8", "kernel int8 cache", decode),
+        ("two threads, decode int8, operator in ORT", "operator int8 cache", decode),
     )
     return [
         _at_least(

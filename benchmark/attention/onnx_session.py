@@ -60,8 +60,9 @@ class BoundSession:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 4
-        # Idle workers of one session would spin on the processors that the next one is measured on.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # Idle workers of one session would spin on the processors that the next one is measured on: they may while
+        # it runs, not between two runs.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         if library:
             options.register_custom_ops_library(get_library_path())
         self._session = ort.InferenceSession(

@@ -29,7 +29,11 @@ def prefill(case: Case, operands: Operands, threads: int) -> Iterator[Entry]:
 def decode(case: Case, operands: Operands, threads: int) -> Iterator[Entry]:
     """Caches of codes that are past and present at once."""
     for kind, worst in (("int8", INT8_ERROR), ("int4", COARSE_ERROR)):
-        yield Offer(f"operator {kind} cache", partial(_step, kind, case, operands, threads, worst))
+        name = f"operator {kind} cache"
+        yield Offer(name, partial(_step, name, kind, case, operands, threads, worst))
+        if threads > 1:
+            alone = f"{name}, 1 thread"
+            yield Offer(alone, partial(_step, alone, kind, case, operands, 1, worst))
 
 
 def _node(case: Case, inputs: list[str], outputs: list[str], **attributes: Any) -> onnx.NodeProto:
@@ -59,7 +63,9 @@ def _prefill(name: str, case: Case, operands: Operands, threads: int) -> Contest
     return Contestant(name, session.run, lambda: output, INT8_ERROR)
 
 
-def _step(kind: str, case: Case, operands: Operands, threads: int, worst: float) -> Contestant:
+def _step(
+    name: str, kind: str, case: Case, operands: Operands, threads: int, worst: float
+) -> Contestant:
     cache = Cache(kind, case, operands)
     cache.fill(case, operands, threads)
     first = case.keys - case.queries
@@ -82,4 +88,4 @@ def _step(kind: str, case: Case, operands: Operands, threads: int, worst: float)
         queries_at_end=1,
     )
     session = BoundSession(node, feeds, results, threads, library=True)
-    return Contestant(f"operator {kind} cache", session.run, lambda: output, worst, cache.bytes)
+    return Contestant(name, session.run, lambda: output, worst, cache.bytes)

@@ -2,13 +2,15 @@
 // instruction in registers, and bytes per second of reading memory in four streams.
 //
 // A shared library of its own, for benchmark/attention/native.py. It also has the threads that the
-// kernel is given there: they sleep between two runs, so that nothing else is disturbed.
+// kernel is given there.
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
 
 #include <atomic>
-#include <memory>
+#include <chrono>
+#include <condition_variable>
+#include <mutex>
 #include <thread>
 #include <vector>
 
@@ -213,7 +215,8 @@ uint64_t read_once(const char* data, size_t bytes) {
 
 using Task = void (*)(void* arg, size_t index);
 
-// Threads that wait for work without using the processor.
+// Threads that take tasks of one run after the other. Between two runs they look out for a moment,
+// as the pools of runtimes do, and then sleep: whoever is measured next has the processors alone.
 class Pool {
  public:
   explicit Pool(int threads) {
@@ -221,48 +224,86 @@ class Pool {
   }
 
   ~Pool() {
-    stop_ = true;
-    round_.fetch_add(1);
-    round_.notify_all();
+    {
+      const std::lock_guard lock(mutex_);
+      stop_ = true;
+      round_.fetch_add(1);
+    }
+    wake_.notify_all();
     for (std::thread& worker : workers_) worker.join();
   }
 
   size_t threads() const { return workers_.size() + 1; }
 
   void run(Task task, void* arg, size_t count) {
-    task_ = task;
-    arg_ = arg;
-    count_ = count;
-    next_ = 0;
-    busy_ = workers_.size();
-    round_.fetch_add(1);
-    round_.notify_all();
-    take();
-    for (size_t busy = busy_.load(); busy != 0; busy = busy_.load()) busy_.wait(busy);
+    {
+      const std::lock_guard lock(mutex_);
+      task_ = task;
+      arg_ = arg;
+      count_ = count;
+      next_ = 0;
+      left_ = count;
+      round_.fetch_add(1);
+    }
+    wake_.notify_all();
+    while (take()) {
+    }
+    look_out([this] { return left_.load() == 0; });
+    std::unique_lock lock(mutex_);
+    done_.wait(lock, [this] { return left_.load() == 0; });
   }
 
  private:
-  void take() {
-    for (size_t i = next_.fetch_add(1); i < count_; i = next_.fetch_add(1)) task_(arg_, i);
+  // Runs one task; false if none is left to be begun. A worker that wakes too late finds nothing.
+  bool take() {
+    Task task;
+    void* arg;
+    size_t index;
+    {
+      const std::lock_guard lock(mutex_);
+      if (next_ == count_) return false;
+      task = task_;
+      arg = arg_;
+      index = next_++;
+    }
+    task(arg, index);
+    if (left_.fetch_sub(1) == 1) {
+      const std::lock_guard lock(mutex_);
+      done_.notify_all();
+    }
+    return true;
   }
 
   void serve() {
     for (uint64_t seen = 0;;) {
-      round_.wait(seen);
-      seen = round_.load();
-      if (stop_) return;
-      take();
-      if (busy_.fetch_sub(1) == 1) busy_.notify_all();
+      look_out([&] { return round_.load() != seen; });
+      {
+        std::unique_lock lock(mutex_);
+        wake_.wait(lock, [&] { return round_.load() != seen; });
+        seen = round_.load();
+        if (stop_) return;
+      }
+      while (take()) {
+      }
     }
   }
 
+  template <typename F>
+  static void look_out(const F& there) {
+    const auto end = std::chrono::steady_clock::now() + std::chrono::microseconds(100);
+    while (!there() && std::chrono::steady_clock::now() < end) {
+    }
+  }
+
+  std::mutex mutex_;
+  std::condition_variable wake_, done_;
   std::vector<std::thread> workers_;
   std::atomic<uint64_t> round_ = 0;
-  std::atomic<size_t> next_ = 0, busy_ = 0;
-  std::atomic<bool> stop_ = false;
+  std::atomic<size_t> left_ = 0;
+  size_t next_ = 0, count_ = 0;
+  bool stop_ = false;
   Task task_ = nullptr;
   void* arg_ = nullptr;
-  size_t count_ = 0;
 };
 
 struct PeakTask {
