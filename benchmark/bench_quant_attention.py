@@ -136,7 +136,7 @@ def _plan(
         libraries=libraries,
         only=tuple(filter(None, options.only.split(","))),
         budget=options.budget or (4.0 if quick else 8.0),
-        fewest=3 if quick else 5,
+        fewest=min(options.rounds, 3 if quick else 5),
         most=options.rounds,
         patience=options.patience or (1.0 if quick else 2.5),
     )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from benchmark.attention.results import CaseResult, Lane, Scratch
+from benchmark.attention.statistics import Spread, spread
 from benchmark.attention.who import FLOAT_ORT, reference
 
 _VNNI: Final = ("avxvnni", "avx512vnni", "avx512bf16")
@@ -77,16 +78,26 @@ def _decode_goals(lane: Lane | None) -> list[Verdict]:
         return case.decode and case.model == "llama-gqa" and case.keys >= 2048 and case.queries == 1
 
     share = _ratios(lane, lambda r: r.ratio("reading the int8 cache", "kernel int8 cache"), grouped)
+    memory = _ratios(lane, lambda r: _of_memory(lane, r), grouped)
     peer = "ORT GroupQueryAttention int8 cache"
     runtime = _ratios(lane, lambda r: r.ratio(peer, reference(r, peer)), grouped)
     alone = _ratios(lane, lambda r: r.ratio(peer, "kernel int8 cache"), grouped)
     packed = _ratios(lane, lambda r: r.ratio("kernel int8 cache", "kernel int4 cache"), grouped)
     return [
         _at_least("decode int8 cache: share of reading it", share, 0.60, 0.85, percent=True),
+        _at_least("the same, of the rate of reading DRAM", memory, 0.60, 0.85, percent=True),
         _at_least("decode int8 cache / ORT int8 cache, both in ORT", runtime, 4.0, 7.0),
         _at_least("the same, the kernel alone", alone, 4.0, 7.0),
         _at_least("decode int4 cache / our int8 cache", packed, 1.2, 1.5),
     ]
+
+
+def _of_memory(lane: Lane | None, result: CaseResult) -> Spread | None:
+    """The rate of a step with an int8 cache over that of reading memory that no cache holds."""
+    if lane is None or not result.right("kernel int8 cache"):
+        return None
+    ours = result.timings["kernel int8 cache"]
+    return spread(ours.bytes / seconds / lane.reading["DRAM"] for seconds in ours.seconds)
 
 
 def _thread_goals(lane: Lane | None) -> list[Verdict]:
@@ -187,11 +198,11 @@ def _between(least: int, most: int) -> Callable[[CaseResult], bool]:
 
 def _ratios(
     lane: Lane | None,
-    ratio: Callable[[CaseResult], object],
+    ratio: Callable[[CaseResult], Spread | None],
     fits: Callable[[CaseResult], bool],
 ) -> list[float]:
     found = [ratio(result) for result in lane.cases if fits(result)] if lane else []
-    return [each.middle for each in found if each is not None]  # type: ignore[attr-defined]
+    return [each.middle for each in found if each is not None]
 
 
 def _at_least(

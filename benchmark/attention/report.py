@@ -142,7 +142,13 @@ def variants_table(lanes: Iterable[Lane]) -> str:
 def decode_table(lanes: Iterable[Lane]) -> str:
     """Ours with an int8 cache: time, rate, share of reading; the other caches as multiples of its time."""
     titles = ["lane", "heads", "D", "B", "S", "T", "int8 cache, ms", "operator, ms", "GB/s"]
-    titles += ["of reading", "NMSE", *(f"{name} / int8" for name in _CACHES), "int4 of reading"]
+    titles += [
+        "of reading",
+        "of DRAM",
+        "NMSE",
+        *(f"{name} / int8" for name in _CACHES),
+        "int4 of reading",
+    ]
     rows = []
     for lane in lanes:
         for result in _of_kind(lane, decode=True):
@@ -152,7 +158,9 @@ def decode_table(lanes: Iterable[Lane]) -> str:
             through = result.timings.get("operator int8 cache")
             row = [lane.name, *_extents(result.case), f"{ours.middle * 1e3:.3f}"]
             row.append(f"{through.middle * 1e3:.3f}" if through else "-")
-            row += [f"{ours.bytes / ours.middle / 1e9:.1f}", reading_share(result, "int8")]
+            rate = ours.bytes / ours.middle
+            row += [f"{rate / 1e9:.1f}", reading_share(result, "int8")]
+            row.append(_share(rate, lane.reading["DRAM"]))
             row.append(_error(ours.error, ours.wrong))
             for cache in _CACHES:
                 name = f"kernel {cache} cache"
