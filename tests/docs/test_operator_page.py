@@ -1,5 +1,6 @@
 """docs/operator.md repeats the schema, and may not drift from it."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,7 +8,9 @@ import pytest
 
 from qfa_passes.core import opspec
 
-PAGE = Path(__file__).parents[2] / "docs" / "operator.md"
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "operator.md"
+HEADER = ROOT / "custom_ops" / "include" / "qfa" / "qfa.h"
 
 
 def table(heading: str) -> list[list[str]]:
@@ -47,8 +50,15 @@ def test_attributes() -> None:
     ]
 
 
-def test_title_and_key_block() -> None:
+def test_title_and_sizes() -> None:
     text = PAGE.read_text(encoding="utf-8")
     title = f"# `{opspec.DOMAIN}::{opspec.OP_TYPE}`, version {opspec.DOMAIN_VERSION}\n"
     assert text.startswith(title)
-    assert f"one value, {opspec.KEY_BLOCK}, on every processor" in text
+    header = HEADER.read_text(encoding="utf-8")
+    sizes = {
+        name: int(size)
+        for name, size in re.findall(r"#define QFA_(KEY_\w+|INT4_\w+) (\d+)", header)
+    }
+    assert sizes["KEY_BLOCK"] == opspec.KEY_BLOCK
+    assert sizes["INT4_KEY_GROUP"] == opspec.KEY_GROUP
+    assert f"{sizes['KEY_BLOCK']} and {sizes['KEY_CHUNK']} keys on every processor" in text

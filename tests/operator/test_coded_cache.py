@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 
 from qfa_passes.core.opspec import KEY_GROUP
+from qfa_passes.quant.attention import attention_float64
 from qfa_passes.quant.cache import KeyValueCache, append
+from qfa_passes.quant.int8 import quantize_static
+from qfa_passes.quant.masking import Masking
 from tests.operator.caches import (
     INT4,
     KV_HEADS,
@@ -170,3 +173,25 @@ def test_types_of_outputs_are_inferred(name: str, dtype: type[np.generic]) -> No
     assert output.dtype == dtype
     names = [x for x in present_names(cache)[1:] if x]
     check_tensors(dict(zip(names, present, strict=True)), expected)
+
+
+def test_static_steps_are_what_the_cache_says() -> None:
+    """Int8 per token; each token then has the same scale."""
+    coding = codings(16, 16)["int8"]
+    inputs = new_tokens(1, 5, 40, 16, 16)
+    cache = KeyValueCache.of(coding, inputs["key"][:, :, :0], inputs["value"][:, :, :0])
+    steps = {f"{name}_scale": np.array(0.03, np.float32) for name in "qkv"}
+    feeds = inputs | past_of(cache) | steps
+    model = cache_node(cache, feeds, scale_mode="static")
+    output, key, value, key_scale, value_scale = run(model, feeds)
+    assert set(key_scale.ravel()) | set(value_scale.ravel()) == {np.float32(0.03)}
+    np.testing.assert_array_equal(key, quantize_static(inputs["key"], 0.03)[0])
+    np.testing.assert_array_equal(value, quantize_static(inputs["value"], 0.03)[0])
+    exact = attention_float64(
+        inputs["query"],
+        key * np.float32(0.03),
+        value * np.float32(0.03),
+        scale=0.25,
+        masking=Masking(causal=True, queries_at_end=True),
+    )
+    assert nmse(output, exact) <= 5e-4
