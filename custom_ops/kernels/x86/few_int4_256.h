@@ -40,22 +40,6 @@ struct FewInt4 {
     y = _mm_add_epi32(y, _mm_shuffle_epi32(y, 0xb1));
     return _mm_cvtsi128_si32(y);
   }
-  static __m256i wide(__m128i bytes, bool is_signed) {
-    return is_signed ? _mm256_cvtepi8_epi16(bytes) : _mm256_cvtepu8_epi16(bytes);
-  }
-  // The sum of a[i] * b[i], b signed; count is a multiple of 16.
-  static int32_t dot(const void* a, bool a_signed, const int8_t* b, int64_t count) {
-    __m256i sum = _mm256_setzero_si256();
-    for (int64_t i = 0; i < count; i += 16) {
-      const auto* x = reinterpret_cast<const __m128i*>(static_cast<const char*>(a) + i);
-      const auto* y = reinterpret_cast<const __m128i*>(b + i);
-      const __m256i product =
-          _mm256_madd_epi16(wide(_mm_loadu_si128(x), a_signed), wide(_mm_loadu_si128(y), true));
-      sum = _mm256_add_epi32(sum, product);
-    }
-    return sum_of(sum);
-  }
-
   // Rows of one piece; where they are shorter than a register, a copy with zeros behind.
   struct Piece {
     const uint8_t* rows;
@@ -86,20 +70,56 @@ struct FewInt4 {
                          int64_t channels, FoldedQuery& target) {
     alignas(32) float folded[kMostChannels];
     const int64_t padded = (channels + kPiece - 1) / kPiece * kPiece;
+    __m256i greatest = _mm256_setzero_si256();
+    const auto fold = [&](int64_t c, __m256 x) {
+      const __m256 product = _mm256_mul_ps(x, _mm256_load_ps(scales + c));
+      const __m256i magnitude =
+          _mm256_and_si256(_mm256_castps_si256(product), _mm256_set1_epi32(0x7fffffff));
+      greatest = _mm256_max_epi32(greatest, magnitude);
+      _mm256_store_ps(folded + c, product);
+    };
     int64_t c = 0;
-    for (; c + 8 <= channels; c += 8) {
-      _mm256_store_ps(folded + c,
-                      _mm256_mul_ps(_mm256_loadu_ps(query + c), _mm256_load_ps(scales + c)));
+    for (; c + 8 <= channels; c += 8) fold(c, _mm256_loadu_ps(query + c));
+    for (; c < padded; c += 8) {
+      const __m256i some = _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int32_t>(channels - c)),
+                                              _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+      fold(c, _mm256_maskload_ps(query + c, some));
     }
-    for (; c < channels; ++c) folded[c] = query[c] * scales[c];
-    for (; c < padded; ++c) folded[c] = 0.0f;
-    target.scale = quantize_row_avx2(folded, padded, 0.0f, target.codes).scale;
-    target.zero = dot(target.codes, true, zero_point, padded);
+    __m128i most =
+        _mm_max_epi32(_mm256_castsi256_si128(greatest), _mm256_extracti128_si256(greatest, 1));
+    most = _mm_max_epi32(most, _mm_shuffle_epi32(most, 0x4e));
+    most = _mm_max_epi32(most, _mm_shuffle_epi32(most, 0xb1));
+    if (_mm_cvtsi128_si32(most) >= 0x7f800000) {
+      __builtin_memset(target.codes, 0, static_cast<size_t>(padded));
+      target.scale = __builtin_nanf("");
+      target.zero = 0;
+      return;
+    }
+    const float absmax = _mm_cvtss_f32(_mm_castsi128_ps(most)), scale = absmax / 127.0f;
+    const bool tiny = scale < kSmallestScale;
+    const __m256 by = _mm256_set1_ps(tiny ? 1.0f / kSmallestScale : 127.0f / absmax);
+    target.scale = absmax == 0.0f ? 0.0f : (tiny ? kSmallestScale : scale);
+    const auto code = [&](int64_t i) {
+      return _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_load_ps(folded + i), by));
+    };
+    const __m256i in_order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
     const __m256i even_first = _mm256_broadcastsi128_si256(
         _mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15));
+    __m256i zero = _mm256_setzero_si256();
     for (c = 0; c < padded; c += 32) {
-      store(target.codes + c, _mm256_shuffle_epi8(load(target.codes + c), even_first));
+      const __m256i packed = _mm256_packs_epi16(_mm256_packs_epi32(code(c), code(c + 8)),
+                                                _mm256_packs_epi32(code(c + 16), code(c + 24)));
+      const __m256i codes = _mm256_permutevar8x32_epi32(packed, in_order);
+      store(target.codes + c, _mm256_shuffle_epi8(codes, even_first));
+      const __m256i points = load(zero_point + c);
+      zero = _mm256_add_epi32(
+          zero, _mm256_madd_epi16(_mm256_cvtepi8_epi16(_mm256_castsi256_si128(codes)),
+                                  _mm256_cvtepi8_epi16(_mm256_castsi256_si128(points))));
+      zero = _mm256_add_epi32(
+          zero, _mm256_madd_epi16(_mm256_cvtepi8_epi16(_mm256_extracti128_si256(codes, 1)),
+                                  _mm256_cvtepi8_epi16(_mm256_extracti128_si256(points, 1))));
     }
+    target.zero = sum_of(zero);
   }
 
   // columns[i]: bytes 4 i .. 4 i + 3 of eight rows.
@@ -155,9 +175,23 @@ struct FewInt4 {
                      int query_count, float* scores) {
     alignas(32) float scales[kMostChannels];
     alignas(32) int8_t zero[kMostChannels];
-    load_half_row_avx2(scale, nullptr, channels, scales);
-    __builtin_memset(zero, 0, sizeof(zero));
+    const auto* halfs = static_cast<const char*>(scale);
+    const int64_t padded = (channels + kPiece - 1) / kPiece * kPiece;
+    int64_t c = 0;
+    for (; c + 8 <= channels; c += 8) {
+      const __m128i half = _mm_loadu_si128(reinterpret_cast<const __m128i*>(halfs + 2 * c));
+      _mm256_store_ps(scales + c, _mm256_cvtph_ps(half));
+    }
+    for (; c < padded; c += 8) {
+      alignas(16) uint16_t half[8] = {};
+      for (int64_t i = c; i < channels && i < c + 8; ++i) {
+        __builtin_memcpy(half + i - c, halfs + 2 * i, 2);
+      }
+      _mm256_store_ps(scales + c,
+                      _mm256_cvtph_ps(_mm_load_si128(reinterpret_cast<const __m128i*>(half))));
+    }
     __builtin_memcpy(zero, zero_point, static_cast<size_t>(channels));
+    __builtin_memset(zero + channels, 0, static_cast<size_t>(padded - channels));
     for (int first = 0; first < query_count; first += kBatch) {
       FoldedQuery folded[kBatch];
       const int count = query_count - first < kBatch ? query_count - first : kBatch;
@@ -229,7 +263,17 @@ struct FewInt4 {
       store(target.codes + j,
             _mm256_permutevar8x32_epi32(_mm256_packus_epi16(words, more), in_order));
     }
-    target.zero = dot(target.codes, false, zero, kKeyBlock);
+    __m256i points = _mm256_setzero_si256();
+    for (int j = 0; j < kKeyBlock; j += 16) {
+      const auto sixteen = [j](const void* bytes) {
+        return _mm_load_si128(
+            reinterpret_cast<const __m128i*>(static_cast<const char*>(bytes) + j));
+      };
+      points =
+          _mm256_add_epi32(points, _mm256_madd_epi16(_mm256_cvtepu8_epi16(sixteen(target.codes)),
+                                                     _mm256_cvtepi8_epi16(sixteen(zero))));
+    }
+    target.zero = sum_of(points);
   }
 
   // Four rows interleaved byte by byte: [four bytes of each 16][four keys].
