@@ -15,13 +15,14 @@ namespace {
 [[noreturn]] void give_up(const char* what, const char* detail, const qfa_attention& a) {
   fprintf(stderr,
           "%s: %s\nB %lld H %lld Hkv %lld S %lld T %lld P %lld D %lld Dv %lld compute %d "
-          "types %d %d %d\n",
+          "types %d %d %d cache %d shared %d\n",
           what, detail, static_cast<long long>(a.batch), static_cast<long long>(a.heads),
           static_cast<long long>(a.kv_heads), static_cast<long long>(a.query_length),
           static_cast<long long>(a.key_length), static_cast<long long>(a.past_length),
           static_cast<long long>(a.qk_channels), static_cast<long long>(a.v_channels),
           static_cast<int>(a.compute), static_cast<int>(a.query.dtype),
-          static_cast<int>(a.key.dtype), static_cast<int>(a.value.dtype));
+          static_cast<int>(a.key.dtype), static_cast<int>(a.value.dtype),
+          static_cast<int>(a.kv_format), a.kv_shared);
   abort();
 }
 

@@ -12,11 +12,11 @@ namespace {
 
 constexpr int64_t kMostWork = 600'000;  // multiplications of one request, roughly
 
-// Small numbers mostly, and sometimes one next to a multiple of a block.
+// Small numbers often, others next to a multiple of a block.
 int64_t draw_length(Bytes& bytes, uint32_t most) {
   const uint32_t kind = bytes.below(8);
-  if (kind < 5) return bytes.below(most < 20 ? most + 1 : 21);
-  const uint32_t unit = kind == 5 ? 16 : (kind == 6 ? 64 : 1024);
+  if (kind < 3) return bytes.below(most < 20 ? most + 1 : 21);
+  const uint32_t unit = kind < 5 ? 16 : (kind < 7 ? 64 : 1024);
   const int64_t length = int64_t{unit} * (1 + bytes.below(most / unit + 1)) + bytes.below(3) - 1;
   return length > most ? most : length;
 }
@@ -90,16 +90,20 @@ class Drawer {
     memset(&a_, 0, sizeof(a_));
     a_.struct_size = sizeof(a_);
     numbers_ = Numbers(bytes_.word());
-    const bool is_first_version = bytes_.one_in(32);
-    draw_extents(is_first_version);
+    const uint32_t age = bytes_.below(32);
+    const int version = age == 30 ? 1 : (age == 31 ? 2 : 3);
+    if (version == 3) draw_cache_kind();
+    draw_extents(version > 1);
     draw_tensors();
     draw_scores();
-    if (!is_first_version) draw_extensions();
+    if (version > 1) draw_extensions();
     draw_quantization();
+    if (version > 1) draw_cache();
     draw_output();
-    if (is_first_version) {
+    if (version < 3) {
       // What lies behind the end is not looked at.
-      a_.struct_size = offsetof(qfa_attention, compute);
+      a_.struct_size =
+          version == 1 ? offsetof(qfa_attention, compute) : offsetof(qfa_attention, kv_format);
       memset(reinterpret_cast<char*>(&a_) + a_.struct_size, 0xff, sizeof(a_) - a_.struct_size);
     }
     for (auto& buffer : request_.buffers) buffer->seal();
@@ -111,7 +115,14 @@ class Drawer {
   qfa_attention& a_;
   Numbers numbers_{0};
 
-  int64_t keys() const { return a_.past_length + a_.key_length; }
+  int64_t keys() const { return a_.past_length + (a_.kv_shared != 0 ? 0 : a_.key_length); }
+  bool has_codes() const { return a_.kv_format != QFA_KV_FLOAT; }
+
+  void draw_cache_kind() {
+    a_.kv_format = static_cast<qfa_kv_format>(bytes_.below(2) == 0 ? 0 : bytes_.below(5));
+    a_.kv_shared = bytes_.one_in(4) ? 1 : 0;
+    a_.v_group = a_.kv_format == QFA_KV_INT4 ? 32 * (1 + bytes_.below(5)) : 0;
+  }
 
   Buffer& take(int64_t size) {
     const size_t offset = bytes_.one_in(3) ? bytes_.below(16) : 0;
@@ -119,14 +130,14 @@ class Drawer {
     return *request_.buffers.back();
   }
 
-  void draw_extents(bool is_first_version) {
+  void draw_extents(bool may_have_past) {
     a_.batch = bytes_.below(16) == 1 ? 0 : 1 + bytes_.below(2);
     a_.kv_heads = bytes_.below(16) == 1 ? 0 : 1 + bytes_.below(3);
     a_.heads = a_.kv_heads * (bytes_.below(16) == 1 ? 0 : 1 + bytes_.below(5));
     const bool is_decoding = bytes_.below(2) == 1;
     a_.query_length = is_decoding ? 1 + bytes_.below(16) : draw_length(bytes_, 130);
     a_.key_length = draw_length(bytes_, is_decoding ? 2200 : 300);
-    if (!is_first_version && bytes_.one_in(3)) {
+    if (may_have_past && (a_.kv_shared != 0 || has_codes() || bytes_.one_in(3))) {
       // Long pasts and few new keys, or any other split.
       const int64_t news = bytes_.below(2) == 0 ? bytes_.below(20) : draw_length(bytes_, 300);
       a_.past_length = a_.key_length > news ? a_.key_length - news : 0;
@@ -144,6 +155,8 @@ class Drawer {
       if (a_.past_length > *longest) longest = &a_.past_length;
       *longest = *longest / 2;
     }
+    // The new tokens are among those of the buffer.
+    if (a_.kv_shared != 0) a_.past_length += a_.key_length;
   }
 
   qfa_tensor draw_tensor(qfa_dtype dtype, int64_t heads, int64_t rows, int64_t channels) {
@@ -258,6 +271,10 @@ class Drawer {
 
   void draw_extensions() {
     a_.compute = bytes_.one_in(2) ? QFA_COMPUTE_FLOAT : QFA_COMPUTE_INT8;
+    if (has_codes()) {
+      const bool is_integer = a_.kv_format == QFA_KV_INT8 || a_.kv_format == QFA_KV_INT4;
+      a_.compute = is_integer ? QFA_COMPUTE_INT8 : QFA_COMPUTE_FLOAT;
+    }
     if (bytes_.one_in(4)) a_.softcap = fabsf(bytes_.one_in(2) ? draw_factor() : 30.0f);
     a_.queries_at_end = bytes_.one_in(3) ? 1 : 0;
     if (bytes_.one_in(4)) {
@@ -268,12 +285,16 @@ class Drawer {
       a_.has_right_window = 1;
       a_.right_window = draw_position(bytes_) & std::numeric_limits<int64_t>::max();
     }
-    if (bytes_.one_in(3)) {
+    if (a_.kv_shared != 0 || bytes_.one_in(3)) {
       a_.kv_length_count = bytes_.below(2) == 0 ? 1 : a_.batch;
       Buffer& buffer = take(8 * a_.kv_length_count);
       a_.kv_length = reinterpret_cast<const int64_t*>(buffer.data());
       for (size_t i = 0; i < buffer.size(); i += 8) {
-        const int64_t length = draw_position(bytes_);
+        int64_t length = draw_position(bytes_);
+        if (a_.kv_shared != 0) {
+          const uint32_t room = static_cast<uint32_t>(a_.past_length - a_.key_length);
+          length = a_.key_length + bytes_.below(room + 1);
+        }
         memcpy(buffer.data() + i, &length, 8);
       }
     }
@@ -284,16 +305,158 @@ class Drawer {
       a_.sink = buffer.data();
       numbers_.fill(buffer.data(), buffer.size(), a_.sink_dtype, draw_temper(bytes_));
     }
-    if (a_.past_length > 0 || bytes_.one_in(8)) {
-      a_.past_key = draw_tensor(a_.key.dtype, a_.kv_heads, a_.past_length, a_.qk_channels);
-      a_.past_value = draw_tensor(a_.value.dtype, a_.kv_heads, a_.past_length, a_.v_channels);
+  }
+
+  // Tokens of a batch that are new: they alone are written where past and present are one memory.
+  void new_tokens(int64_t batch, int64_t* first, int64_t* end) const {
+    *first = a_.past_length;
+    if (a_.kv_shared != 0) {
+      memcpy(
+          first,
+          reinterpret_cast<const char*>(a_.kv_length) + 8 * (a_.kv_length_count == 1 ? 0 : batch),
+          8);
+      *first -= a_.key_length;
     }
-    if (bytes_.one_in(3)) {
-      a_.present_key = draw_target(a_.key.dtype, a_.kv_heads, keys(), a_.qk_channels, false);
+    *end = *first + a_.key_length;
+  }
+
+  enum class Present { kAbsent, kApart, kTwin };
+
+  // Where the rows of one or two arrays of a cache lie, in the past and in the present.
+  struct Place {
+    Layout past, present;
+    int64_t present_rows, columns;
+    int64_t unit;  // tokens of a row
+    Present kind;
+  };
+
+  Place draw_place(int64_t past_rows, int64_t present_rows, int64_t columns, int64_t unit,
+                   Present kind) {
+    Place place = {{}, {}, present_rows, columns, unit, kind};
+    place.past = draw_layout(
+        bytes_, {a_.batch, a_.kv_heads, kind == Present::kTwin ? present_rows : past_rows}, columns,
+        kind != Present::kTwin);
+    place.present = place.past;
+    if (kind == Present::kApart) {
+      place.present = draw_layout(bytes_, {a_.batch, a_.kv_heads, present_rows}, columns, false);
     }
-    if (bytes_.one_in(3)) {
-      a_.present_value = draw_target(a_.value.dtype, a_.kv_heads, keys(), a_.v_channels, false);
+    return place;
+  }
+
+  // Memory of one array, filled by `fill`; how the numbers of the present are compared.
+  template <typename Fill>
+  void draw_array(const Place& place, int64_t size, qfa_dtype dtype, bool is_number,
+                  const Fill& fill, void** past, void** present) {
+    Buffer& before = take((place.past.high - place.past.low) * size);
+    fill(before);
+    *past = before.data() - place.past.low * size;
+    *present = nullptr;
+    if (place.kind == Present::kAbsent) return;
+    Buffer* after = &before;
+    if (place.kind == Present::kApart) {
+      after = &take((place.present.high - place.present.low) * size);
+      if (after->size() != 0) memset(after->data(), 0x5a, after->size());
     }
+    *present = after->data() - place.present.low * size;
+    for (int64_t b = 0; b < a_.batch; ++b) {
+      int64_t first = 0, end = place.present_rows;
+      if (place.kind == Present::kTwin && place.unit > 0) {
+        new_tokens(b, &first, &end);
+        first = first / place.unit;
+        end = (end + place.unit - 1) / place.unit;
+      }
+      for (int64_t h = 0; h < a_.kv_heads; ++h) {
+        for (int64_t r = first; r < end; ++r) {
+          const int64_t at = b * place.present.strides[0] + h * place.present.strides[1] +
+                             r * place.present.strides[2] - place.present.low;
+          after->allow(at * size, place.columns * size);
+        }
+      }
+    }
+    request_.targets.push_back({after, size, dtype, is_number});
+  }
+
+  static void set_strides(const Layout& layout, int64_t (&strides)[3]) {
+    for (int axis = 0; axis < 3; ++axis) strides[axis] = layout.strides[axis];
+  }
+
+  void draw_number_side(const qfa_tensor& fresh, int64_t channels, qfa_tensor* past,
+                        qfa_target* present) {
+    const Place place = draw_place(a_.past_length, keys(), channels, 1, draw_present());
+    void* data;
+    const Temper temper = draw_temper(bytes_);
+    draw_array(
+        place, size_of(fresh.dtype), fresh.dtype, false,
+        [&](Buffer& b) { numbers_.fill(b.data(), b.size(), fresh.dtype, temper); }, &data,
+        &present->data);
+    *past = {data, fresh.dtype, place.past.strides[0], place.past.strides[1],
+             place.past.strides[2]};
+    present->batch_stride = place.present.strides[0];
+    present->head_stride = place.present.strides[1];
+    present->row_stride = place.present.strides[2];
+  }
+
+  Present draw_present() { return static_cast<Present>(bytes_.below(3)); }
+
+  void draw_code_side(bool holds_keys, int64_t channels, qfa_codes* past, qfa_codes* present) {
+    const bool is_int4 = a_.kv_format == QFA_KV_INT4;
+    const Present kind = draw_present();
+    const auto fill_bytes = [&](Buffer& b) {
+      for (size_t i = 0; i < b.size(); ++i) b.data()[i] = static_cast<uint8_t>(numbers_.bits());
+    };
+    // Keys of an int4 cache are coded in groups.
+    const int64_t unit = is_int4 && holds_keys ? QFA_INT4_KEY_GROUP : 1;
+    const Place codes =
+        draw_place(a_.past_length, keys(), is_int4 ? (channels + 1) / 2 : channels, 1, kind);
+    Place written = codes;
+    if (unit != 1) written.unit = 0;  // the whole group, and so any row
+    draw_array(written, 1, QFA_FLOAT32, false, fill_bytes, &past->codes, &present->codes);
+    set_strides(codes.past, past->codes_strides);
+    set_strides(codes.present, present->codes_strides);
+    if (a_.k_channel_scale != nullptr) return;
+
+    const auto rows = [&](int64_t tokens) { return (tokens + unit - 1) / unit; };
+    const qfa_dtype dtype = is_int4 ? QFA_FLOAT16 : QFA_FLOAT32;
+    int64_t columns = 1;
+    if (is_int4) columns = holds_keys ? channels : (channels + a_.v_group - 1) / a_.v_group;
+    const Place scales = draw_place(rows(a_.past_length), rows(keys()), columns, unit, kind);
+    const Temper temper = draw_temper(bytes_);
+    draw_array(
+        scales, size_of(dtype), dtype, true,
+        [&](Buffer& b) { numbers_.fill(b.data(), b.size(), dtype, temper); }, &past->scale,
+        &present->scale);
+    set_strides(scales.past, past->scale_strides);
+    set_strides(scales.present, present->scale_strides);
+    if (!is_int4) return;
+    draw_array(scales, 1, QFA_FLOAT32, false, fill_bytes, &past->zero_point, &present->zero_point);
+    if (!holds_keys) return;
+    const Place open = draw_place(QFA_INT4_KEY_GROUP, QFA_INT4_KEY_GROUP, channels, 0, kind);
+    const Temper open_temper = draw_temper(bytes_);
+    draw_array(
+        open, size_of(a_.key.dtype), a_.key.dtype, false,
+        [&](Buffer& b) { numbers_.fill(b.data(), b.size(), a_.key.dtype, open_temper); },
+        &past->open, &present->open);
+    set_strides(open.past, past->open_strides);
+    set_strides(open.present, present->open_strides);
+  }
+
+  void draw_cache() {
+    if (has_codes()) {
+      draw_code_side(true, a_.qk_channels, &a_.past_keys, &a_.present_keys);
+      draw_code_side(false, a_.v_channels, &a_.past_values, &a_.present_values);
+    } else if (a_.past_length > 0 || bytes_.one_in(4)) {
+      draw_number_side(a_.key, a_.qk_channels, &a_.past_key, &a_.present_key);
+      draw_number_side(a_.value, a_.v_channels, &a_.past_value, &a_.present_value);
+    }
+  }
+
+  const float* draw_channel_scales(int64_t channels) {
+    Buffer& buffer = take(4 * a_.kv_heads * channels);
+    for (size_t i = 0; i < buffer.size(); i += 4) {
+      const float scale = fabsf(numbers_.plain()) * 0.02f;
+      memcpy(buffer.data() + i, &scale, 4);
+    }
+    return reinterpret_cast<const float*>(buffer.data());
   }
 
   const float* draw_scales(int64_t heads, int64_t* count) {
@@ -309,9 +472,14 @@ class Drawer {
 
   void draw_quantization() {
     const bool is_int8 = a_.compute == QFA_COMPUTE_INT8;
-    if (is_int8 && bytes_.one_in(4)) a_.q_scale = draw_scales(a_.heads, &a_.q_scale_count);
-    if (is_int8 && bytes_.one_in(4)) a_.k_scale = draw_scales(a_.kv_heads, &a_.k_scale_count);
-    if (is_int8 && bytes_.one_in(4)) a_.v_scale = draw_scales(a_.kv_heads, &a_.v_scale_count);
+    if (a_.kv_format == QFA_KV_INT8 && bytes_.one_in(2)) {
+      a_.k_channel_scale = draw_channel_scales(a_.qk_channels);
+      a_.v_channel_scale = draw_channel_scales(a_.v_channels);
+    } else if (is_int8) {
+      if (bytes_.one_in(4)) a_.q_scale = draw_scales(a_.heads, &a_.q_scale_count);
+      if (bytes_.one_in(4)) a_.k_scale = draw_scales(a_.kv_heads, &a_.k_scale_count);
+      if (bytes_.one_in(4)) a_.v_scale = draw_scales(a_.kv_heads, &a_.v_scale_count);
+    }
     if (bytes_.one_in(4) && !(is_int8 && (a_.softcap > 0.0f || a_.sink != nullptr))) {
       Buffer& buffer = take(4 * a_.kv_heads * a_.qk_channels);
       numbers_.fill(buffer.data(), buffer.size(), QFA_FLOAT32, draw_temper(bytes_));

@@ -53,11 +53,11 @@ const char* spoil_pointers(Bytes& bytes, qfa_attention& a) {
       a.value.data = nullptr;
       return "no value";
     case 4:
-      if (a.past_length == 0) return nullptr;
+      if (a.past_length == 0 || a.kv_format != QFA_KV_FLOAT) return nullptr;
       a.past_key.data = nullptr;
       return "no past key";
     default:
-      if (a.past_length == 0) return nullptr;
+      if (a.past_length == 0 || a.kv_format != QFA_KV_FLOAT) return nullptr;
       a.past_value.data = nullptr;
       return "no past value";
   }
@@ -164,15 +164,63 @@ const char* spoil_size(Bytes& bytes, qfa_attention& a) {
   const uint32_t size = static_cast<uint32_t>(bytes.word());
   // Longer ones are read, and must be there.
   if (size >= sizeof(a) && size <= 4096) return nullptr;
-  if (size == offsetof(qfa_attention, compute)) return nullptr;
+  for (const size_t known :
+       {offsetof(qfa_attention, compute), offsetof(qfa_attention, kv_format)}) {
+    if (size == known) return nullptr;
+  }
   a.struct_size = size;
   return "a wrong size of the request";
+}
+
+const char* spoil_lengths(Bytes& bytes, qfa_attention& a) {
+  static thread_local int64_t length;
+  if (a.kv_shared == 0) return nullptr;
+  if (bytes.below(4) == 0) {
+    a.kv_length = nullptr;
+    return "a shared cache of unknown length";
+  }
+  length = bytes.below(2) == 0 ? a.key_length - 1 : a.past_length + 1;
+  if (bytes.below(2) == 0) length = static_cast<int64_t>(bytes.word() | uint64_t{1} << 63);
+  a.kv_length = &length;
+  a.kv_length_count = 1;
+  return "more or fewer tokens than a shared cache can hold";
+}
+
+const char* spoil_cache(Bytes& bytes, qfa_attention& a) {
+  const bool has_codes = a.kv_format != QFA_KV_FLOAT;
+  switch (bytes.below(7)) {
+    case 0:
+      a.kv_format = unknown<qfa_kv_format>(bytes, 5);
+      return "an unknown cache format";
+    case 1:
+      if (!has_codes) return nullptr;
+      a.compute = a.compute == QFA_COMPUTE_INT8 ? QFA_COMPUTE_FLOAT : QFA_COMPUTE_INT8;
+      return "a cache that is computed otherwise";
+    case 2:
+      if (a.kv_format != QFA_KV_INT4) return nullptr;
+      a.v_group = bytes.below(2) == 0 ? -32 * static_cast<int64_t>(bytes.below(3)) : 33;
+      return "a group of channels that is none";
+    case 3:
+      if (!has_codes || a.past_length == 0) return nullptr;
+      (bytes.below(2) == 0 ? a.past_keys : a.past_values).codes = nullptr;
+      return "no codes";
+    case 4:
+      if (!has_codes || a.past_length == 0 || a.k_channel_scale != nullptr) return nullptr;
+      (bytes.below(2) == 0 ? a.past_keys : a.past_values).scale = nullptr;
+      return "no scales of codes";
+    case 5:
+      if (!has_codes || a.past_length == 0 || a.kv_heads == 0) return nullptr;
+      a.past_values.codes = a.output;
+      return "codes in the output";
+    default:
+      return spoil_lengths(bytes, a);
+  }
 }
 
 }  // namespace
 
 const char* spoil(Bytes& bytes, qfa_attention& attention) {
-  switch (bytes.below(7)) {
+  switch (bytes.below(8)) {
     case 0:
       return spoil_extents(bytes, attention);
     case 1:
@@ -185,6 +233,8 @@ const char* spoil(Bytes& bytes, qfa_attention& attention) {
       return spoil_strides(bytes, attention);
     case 5:
       return spoil_memory(bytes, attention);
+    case 6:
+      return spoil_cache(bytes, attention);
     default:
       return spoil_size(bytes, attention);
   }
