@@ -3,22 +3,13 @@
 #include <string.h>
 
 #include "attention/dtype.h"
+#include "attention/prefetch.h"
 #include "attention/rows.h"
 #include "attention/tokens.h"
 #include "kernels/score_zero.h"
 
 namespace qfa {
 namespace {
-
-// Asks for the scales of the next block: they are too few for the processor to see where they lead.
-void prefetch_behind(const char* scales) {
-  constexpr uintptr_t kBytes = kKeyBlock * sizeof(float), kLine = 64;
-  for (uintptr_t byte = 0; byte < kBytes; byte += kLine) {
-    // As a number, because the address may lie beyond the cache.
-    const uintptr_t ahead = reinterpret_cast<uintptr_t>(scales) + kBytes + byte;
-    __builtin_prefetch(reinterpret_cast<const void*>(ahead));
-  }
-}
 
 // Codes of one token on their way from the cache that was given, or from a new row, to `codes`.
 class TokenCodes {
@@ -52,7 +43,12 @@ class TokenCodes {
   // A token of the cache that was given.
   float take_old(int64_t token, int8_t* codes) const {
     if (copies_) copy_old(token);
-    if (!coded_) return encode(side_.past_row(token), codes);
+    if (!coded_) {
+      const char* source = side_.past_row(token);
+      const int64_t size = element_size(side_.fresh->dtype);
+      prefetch(source, kKeyBlock * side_.past->row_stride * size, side_.channels * size);
+      return encode(source, codes);
+    }
     memcpy(codes, side_.codes_row(*side_.past_codes, token), channel_bytes());
     memset(codes + side_.channels, 0, static_cast<size_t>(padded_ - side_.channels));
     return scale_of(token);
@@ -70,7 +66,8 @@ class TokenCodes {
   const float* scales_of(int64_t first, float* scale) const {
     if (side_.channel_scale == nullptr && side_.past_codes->scale_strides[2] == 1) {
       const char* start = side_.scale_row(*side_.past_codes, first, 4);
-      prefetch_behind(start);
+      // Those of the next block: too few for the processor to see where they lead.
+      prefetch(start, kKeyBlock * 4, kKeyBlock * 4);
       const bool is_aligned = reinterpret_cast<uintptr_t>(start) % alignof(float) == 0;
       if (is_aligned) return reinterpret_cast<const float*>(start);
     }

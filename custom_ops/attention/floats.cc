@@ -6,6 +6,7 @@
 #include <bit>
 
 #include "attention/dtype.h"
+#include "attention/prefetch.h"
 #include "attention/rows.h"
 #include "attention/side.h"
 #include "attention/tokens.h"
@@ -60,12 +61,17 @@ class Numbers {
   void take_old(int64_t token, float* row) const {
     if (copies_) copy_old(token);
     if (load_ == nullptr) {
-      load_row(kernels_, side_.fresh->dtype, side_.past_row(token), nullptr, side_.channels, row);
+      const char* source = side_.past_row(token);
+      const int64_t size = element_size(side_.fresh->dtype);
+      prefetch(source, kKeyBlock * side_.past->row_stride * size, side_.channels * size);
+      load_row(kernels_, side_.fresh->dtype, source, nullptr, side_.channels, row);
       return;
     }
+    const uint8_t* codes = side_.codes_row(*side_.past_codes, token);
+    prefetch(codes, kKeyBlock * side_.past_codes->codes_strides[2], side_.channels);
     float scale;
     memcpy(&scale, side_.scale_row(*side_.past_codes, token, 4), 4);
-    load_(side_.codes_row(*side_.past_codes, token), scale, side_.channels, row);
+    load_(codes, scale, side_.channels, row);
   }
 
   // To the present cache, when that is another than the one that was given.

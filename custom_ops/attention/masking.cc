@@ -7,6 +7,7 @@
 
 #include "attention/close.h"
 #include "attention/dtype.h"
+#include "attention/prefetch.h"
 #include "attention/tokens.h"
 
 namespace qfa {
@@ -75,17 +76,6 @@ void hide_by_bytes(const char* mask, int64_t count, float* row) {
     uint32_t bits = std::bit_cast<uint32_t>(row[j]);
     bits = (bits & keep) | (kMinusInfinity & ~keep);
     row[j] = std::bit_cast<float>(bits);
-  }
-}
-
-// Rows of a bias lie far apart, and each block takes a little of each: ask for the next piece
-// early.
-void prefetch(const LaneSource& source) {
-  constexpr int64_t kBlockBytes = kKeyBlock * sizeof(float), kLine = 64;
-  for (int64_t byte = 0; byte < kBlockBytes; byte += kLine) {
-    // As a number, because the address may lie beyond the tensor.
-    const uintptr_t ahead = reinterpret_cast<uintptr_t>(source.bias) + kBlockBytes + byte;
-    __builtin_prefetch(reinterpret_cast<const void*>(ahead));
   }
 }
 
@@ -176,7 +166,9 @@ TileKind tile_of_inputs(const Plan& plan, const Kernels& kernels, const QueryRow
       bias_rows[lane] = bias_rows[0];  // a lane without a query may see anything
     } else if (readable && !sources[lane].averages) {
       bias_rows[lane] = sources[lane].bias;
-      prefetch(sources[lane]);
+      // Rows lie far apart, and each block takes a little of each.
+      constexpr int64_t kBlockBytes = kKeyBlock * sizeof(float);
+      prefetch(sources[lane].bias, kBlockBytes, kBlockBytes);
     } else if (lane > 0 && same_source(sources[lane], sources[lane - 1])) {
       bias_rows[lane] = bias_rows[lane - 1];
     } else {
