@@ -1,6 +1,9 @@
-// Default floating-point mode for the length of a scope: round to nearest, denormals kept, no
-// traps. The host's thread may have set another mode; results must not depend on it, and it gets it
-// back.
+// The floating-point mode of all kernels, for the length of a scope: round to nearest, no traps.
+// The host's thread may have set another mode; results must not depend on it, and it gets it back.
+//
+// On x86-64 results that are below 2^-126 become zero, so that a weight that is scaled down to
+// there needs no comparison of its own, and is never slow. Operands below 2^-126 are taken as they
+// are.
 #ifndef QFA_ATTENTION_FLOAT_MODE_H_
 #define QFA_ATTENTION_FLOAT_MODE_H_
 
@@ -15,7 +18,7 @@ namespace qfa {
 class FloatMode {
  public:
 #if defined(__x86_64__)
-  FloatMode() : saved_(_mm_getcsr()) { _mm_setcsr(0x1f80); }
+  FloatMode() : saved_(_mm_getcsr()) { _mm_setcsr(kDefault | kFlushToZero); }
   ~FloatMode() { _mm_setcsr(saved_); }
 #elif defined(__aarch64__)
   FloatMode() {
@@ -32,6 +35,7 @@ class FloatMode {
 
  private:
 #if defined(__x86_64__)
+  static constexpr unsigned kDefault = 0x1f80, kFlushToZero = 0x8000;
   unsigned saved_;
 #elif defined(__aarch64__)
   uint64_t saved_;

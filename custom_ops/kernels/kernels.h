@@ -5,7 +5,8 @@
 //
 // Every kernel of one kind returns the same bits on every instruction set: the order of each
 // floating-point operation is part of the contract, and products are added with a fused
-// multiply-add exactly where these comments say fma.
+// multiply-add exactly where these comments say fma. They run in the mode that attention/
+// float_mode.h sets.
 #ifndef QFA_KERNELS_KERNELS_H_
 #define QFA_KERNELS_KERNELS_H_
 

@@ -12,6 +12,7 @@
 #include <algorithm>
 #include <bit>
 
+#include "attention/float_mode.h"
 #include "check.h"
 #include "kernels/kernels.h"
 #include "kernels/reference/exp2.h"
@@ -251,6 +252,7 @@ constexpr uint32_t kLast = 0x42fa0000u;   // 125
 constexpr uint32_t kFloor = 0x42fc0000u;  // 126
 
 QFA_TEST(every_reduced_argument) {
+  const FloatMode mode;
   std::fill(ones, ones + kBatch, 1.0f);
   for (const Curve& curve : kCurves) {
     Worst worst;
@@ -267,6 +269,7 @@ QFA_TEST(every_reduced_argument) {
 }
 
 QFA_TEST(every_exponent) {
+  const FloatMode mode;
   std::fill(ones, ones + kBatch, 1.0f);
   for (const Curve& curve : kCurves) {
     Worst worst;
@@ -278,6 +281,7 @@ QFA_TEST(every_exponent) {
 }
 
 QFA_TEST(ends) {
+  const FloatMode mode;
   std::fill(ones, ones + kBatch, 1.0f);
   const float ends[] = {0.0f,    -0.0f,     -1.0f,    -126.0f, -126.00001f,
                         -127.0f, -INFINITY, -3.4e38f, -1e-45f, NAN};

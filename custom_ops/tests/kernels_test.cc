@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "amx_emulator.h"
+#include "attention/float_mode.h"
 #include "check.h"
 #include "format_kernels.h"
 #include "guarded.h"
@@ -814,6 +815,7 @@ bool can_run(qfa_isa isa) {
 }
 
 QFA_TEST(every_kernel_equals_the_scalar_one) {
+  const FloatMode mode;
   int tested = 0, left_out = 0;
 #define QFA_KERNEL(kind, isa)                         \
   if (can_run(sets::isa)) {                           \
