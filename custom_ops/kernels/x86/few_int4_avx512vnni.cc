@@ -47,10 +47,10 @@ struct FoldedQuery {
 };
 
 QFA_INLINE void fold_query(const float* folded, const int8_t* zero_codes, __m512i greatest,
-                           int64_t chunks, FoldedQuery& query) {
+                           int64_t padded, FoldedQuery& query) {
   const int32_t absmax_bits = _mm512_reduce_max_epi32(greatest);
   if (absmax_bits >= 0x7f800000) {
-    for (int64_t i = 0; i < chunks * kChunk; i += 64) {
+    for (int64_t i = 0; i < padded; i += 64) {
       _mm512_store_si512(query.codes + i, _mm512_setzero_si512());
     }
     query.scale = __builtin_nanf("");
@@ -68,7 +68,7 @@ QFA_INLINE void fold_query(const float* folded, const int8_t* zero_codes, __m512
   // Packing leaves four bytes of each of its sources in each 128 bits.
   const __m512i in_order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
   __m512i with_zero = _mm512_setzero_si512(), with_shift = _mm512_setzero_si512();
-  for (int64_t c = 0; c < chunks * kChunk; c += 64) {
+  for (int64_t c = 0; c < padded; c += 64) {
     const __m512i packed = _mm512_packs_epi16(_mm512_packs_epi32(code(c), code(c + 16)),
                                               _mm512_packs_epi32(code(c + 32), code(c + 48)));
     const __m512i codes = even_first(_mm512_permutexvar_epi32(in_order, packed));
@@ -107,6 +107,35 @@ QFA_INLINE void transpose_rows(const Row& row, __m512i (&columns)[4][4]) {
   }
 }
 
+// Adds the products of the codes of eight channels, a multiple of 8: the even and the odd ones.
+template <int count>
+QFA_INLINE void add_columns(__m512i even, __m512i odd, const FoldedQuery* queries, int64_t channel,
+                            __m512i (&low)[count], __m512i (&high)[count]) {
+  // The eight are one half of 16.
+  const int64_t place = channel / 16 * 16 + channel % 16 / 2;
+#pragma GCC unroll 4
+  for (int q = 0; q < count; ++q) {
+    int32_t of_even, of_odd;
+    __builtin_memcpy(&of_even, queries[q].codes + place, 4);
+    __builtin_memcpy(&of_odd, queries[q].codes + place + 8, 4);
+    low[q] = _mm512_dpbusd_epi32(low[q], even, _mm512_set1_epi32(of_even));
+    high[q] = _mm512_dpbusd_epi32(high[q], odd, _mm512_set1_epi32(of_odd));
+  }
+}
+
+template <int count>
+QFA_INLINE void finish_scores(const __m512i (&low)[count], const __m512i (&high)[count],
+                              const FoldedQuery* queries, float* scores) {
+#pragma GCC unroll 4
+  for (int q = 0; q < count; ++q) {
+    const __m512i zero = _mm512_set1_epi32(queries[q].zero);
+    const __m512i sum =
+        _mm512_sub_epi32(_mm512_add_epi32(low[q], _mm512_srai_epi32(high[q], 4)), zero);
+    _mm512_storeu_ps(scores + q * kKeyBlock,
+                     _mm512_mul_ps(_mm512_cvtepi32_ps(sum), _mm512_set1_ps(queries[q].scale)));
+  }
+}
+
 // 16 keys against `count` queries.
 template <int count>
 QFA_INLINE void score_keys(const uint8_t* codes, int64_t code_stride, int64_t channels,
@@ -134,39 +163,62 @@ QFA_INLINE void score_keys(const uint8_t* codes, int64_t code_stride, int64_t ch
       for (int i = 0; i < 4; ++i) {
         const __m512i even = _mm512_and_si512(columns[i][l], low_half);
         const __m512i odd = _mm512_and_si512(columns[i][l], high_half);
-        // The eight channels of these bytes: half of 16.
-        const int64_t place = start + 32 * l + 16 * (i / 2) + 4 * (i % 2);
-#pragma GCC unroll 4
-        for (int q = 0; q < count; ++q) {
-          int32_t of_even, of_odd;
-          __builtin_memcpy(&of_even, queries[q].codes + place, 4);
-          __builtin_memcpy(&of_odd, queries[q].codes + place + 8, 4);
-          low[q] = _mm512_dpbusd_epi32(low[q], even, _mm512_set1_epi32(of_even));
-          high[q] = _mm512_dpbusd_epi32(high[q], odd, _mm512_set1_epi32(of_odd));
-        }
+        add_columns<count>(even, odd, queries, start + 32 * l + 8 * i, low, high);
       }
     }
   }
+  finish_scores<count>(low, high, queries, scores);
+}
+
+// All 32 keys of a group against `count` queries, where a row fills half a register at most: it
+// shares one with the row 16 keys later.
+template <int count>
+QFA_INLINE void score_pairs(const uint8_t* codes, int64_t code_stride, int64_t channels,
+                            const FoldedQuery* queries, float* scores) {
+  const __m512i low_half = _mm512_set1_epi8(0x0f), high_half = _mm512_set1_epi8(-16);
+  const int64_t bytes = (channels + 1) / 2;
+  const auto live = static_cast<__mmask32>(first_bytes(bytes));
+  __m512i columns[4][4];
+  transpose_rows(
+      [&](int64_t j) {
+        const uint8_t* row = codes + j * code_stride;
+        return _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_maskz_loadu_epi8(live, row)),
+                                  _mm256_maskz_loadu_epi8(live, row + 16 * code_stride), 1);
+      },
+      columns);
+  __m512i low[2][count], high[2][count];  // of the first 16 keys and the others
 #pragma GCC unroll 4
   for (int q = 0; q < count; ++q) {
-    const __m512i zero = _mm512_set1_epi32(queries[q].zero);
-    const __m512i sum =
-        _mm512_sub_epi32(_mm512_add_epi32(low[q], _mm512_srai_epi32(high[q], 4)), zero);
-    _mm512_storeu_ps(scores + q * kKeyBlock,
-                     _mm512_mul_ps(_mm512_cvtepi32_ps(sum), _mm512_set1_ps(queries[q].scale)));
+    low[0][q] = high[0][q] = low[1][q] = high[1][q] = _mm512_setzero_si512();
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+#pragma GCC unroll 2
+    for (int l = 0; l < 2; ++l) {
+#pragma GCC unroll 2
+      for (int half = 0; half < 2; ++half) {
+        const __m512i column = columns[i][2 * half + l];
+        add_columns<count>(_mm512_and_si512(column, low_half), _mm512_and_si512(column, high_half),
+                           queries, 32 * l + 8 * i, low[half], high[half]);
+      }
+    }
+  }
+#pragma GCC unroll 2
+  for (int half = 0; half < 2; ++half) {
+    finish_scores<count>(low[half], high[half], queries, scores + 16 * half);
   }
 }
 
 template <int count>
 void score_group(const uint8_t* codes, int64_t code_stride, const void* scale,
                  const int8_t* zero_codes, int64_t channels, const float* queries, float* scores) {
-  const int64_t chunks = (channels + kChunk - 1) / kChunk;
+  const int64_t padded = (channels + 63) / 64 * 64;
   alignas(64) float folded[count][kMostChannels];
   FoldedQuery coded[count];
   __m512i greatest[count];
 #pragma GCC unroll 4
   for (int q = 0; q < count; ++q) greatest[q] = _mm512_setzero_si512();
-  for (int64_t c = 0; c < chunks * kChunk; c += 16) {
+  for (int64_t c = 0; c < padded; c += 16) {
     const __mmask16 live = first_lanes(channels - c);
     const __m512 scales = _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(live, at(scale, 2 * c)));
 #pragma GCC unroll 4
@@ -181,7 +233,11 @@ void score_group(const uint8_t* codes, int64_t code_stride, const void* scale,
   }
 #pragma GCC unroll 4
   for (int q = 0; q < count; ++q) {
-    fold_query(folded[q], zero_codes, greatest[q], chunks, coded[q]);
+    fold_query(folded[q], zero_codes, greatest[q], padded, coded[q]);
+  }
+  if (channels <= kChunk / 2) {
+    score_pairs<count>(codes, code_stride, channels, coded, scores);
+    return;
   }
   for (int64_t j = 0; j < kInt4KeyGroup; j += 16) {
     score_keys<count>(codes + j * code_stride, code_stride, channels, coded, scores + j);
@@ -191,7 +247,8 @@ void score_group(const uint8_t* codes, int64_t code_stride, const void* scale,
 // Values.
 
 // Of one chunk of channels: what `queries` queries weigh its keys with. The keys are taken 16 at a
-// time in four quads; step s has keys 8 s .. 8 s + 7 and 32 + 8 s .. 32 + 8 s + 7.
+// time in four quads; step s has keys 8 s .. 8 s + 7 and 32 + 8 s .. 32 + 8 s + 7. `paired`: a row
+// fills half a register at most and shares one with the row 32 keys later.
 template <int queries>
 struct Weights {
   alignas(64) uint8_t codes[4][queries][64];  // [step][q]: for each 32 channels 16 keys
@@ -252,9 +309,10 @@ QFA_INLINE void arrange_scales(const void* scales, const int8_t* zero_points,
   }
 }
 
-template <int queries>
+template <int queries, bool paired>
 QFA_INLINE void weigh(const float* weights, int key_count, const float (&scales)[4][kKeyBlock],
                       Weights<queries>& target) {
+  constexpr int kParts = paired ? 2 : 4;  // of 32 channels
   alignas(64) float scaled[queries * 4][kKeyBlock];
   alignas(64) float inverse[16];
   __m512i greatest[16];
@@ -269,7 +327,7 @@ QFA_INLINE void weigh(const float* weights, int key_count, const float (&scales)
       seen[i] = _mm512_cmp_ps_mask(y[i], _mm512_setzero_ps(), _CMP_NEQ_UQ);
     }
 #pragma GCC unroll 4
-    for (int g = 0; g < 4; ++g) {
+    for (int g = 0; g < kParts; ++g) {
       __m512i w[4];
 #pragma GCC unroll 4
       for (int i = 0; i < 4; ++i) {
@@ -281,6 +339,7 @@ QFA_INLINE void weigh(const float* weights, int key_count, const float (&scales)
       greatest[4 * q + g] =
           _mm512_max_epu32(_mm512_max_epu32(w[0], w[1]), _mm512_max_epu32(w[2], w[3]));
     }
+    for (int g = kParts; g < 4; ++g) greatest[4 * q + g] = _mm512_setzero_si512();
   }
 #pragma GCC unroll 16
   for (int i = 4 * queries; i < 16; ++i) greatest[i] = _mm512_setzero_si512();
@@ -305,7 +364,7 @@ QFA_INLINE void weigh(const float* weights, int key_count, const float (&scales)
   for (int q = 0; q < queries; ++q) {
     __m512i codes[4];  // [g]: keys in the order of the steps
 #pragma GCC unroll 4
-    for (int g = 0; g < 4; ++g) {
+    for (int g = 0; g < kParts; ++g) {
       const __m512 by = _mm512_set1_ps(inverse[4 * q + g]);
       __m512i code[4];
 #pragma GCC unroll 4
@@ -316,6 +375,7 @@ QFA_INLINE void weigh(const float* weights, int key_count, const float (&scales)
       codes[g] = _mm512_packus_epi16(_mm512_permutex2var_epi16(code[0], low_words, code[1]),
                                      _mm512_permutex2var_epi16(code[2], low_words, code[3]));
     }
+    if (paired) codes[2] = codes[0], codes[3] = codes[1];
     const __m512i low01 = _mm512_shuffle_i32x4(codes[0], codes[1], 0x44);
     const __m512i low23 = _mm512_shuffle_i32x4(codes[2], codes[3], 0x44);
     const __m512i high01 = _mm512_shuffle_i32x4(codes[0], codes[1], 0xee);
@@ -327,18 +387,34 @@ QFA_INLINE void weigh(const float* weights, int key_count, const float (&scales)
   }
 }
 
+// Four of the 16 keys of a step in all lanes of each 128 bits. Paired, the upper half of the
+// register has those of 32 keys later.
+template <bool paired, int quad>
+QFA_INLINE __m512i keys_of_quad(__m512i step) {
+  if (!paired) return _mm512_shuffle_epi32(step, static_cast<_MM_PERM_ENUM>(0x55 * quad));
+  const __m512i four = _mm512_set1_epi32(0x03020100 + 0x04040404 * quad);
+  const __m512i later = _mm512_maskz_set1_epi32(0xff00, 0x08080808);
+  return _mm512_shuffle_epi8(step, _mm512_add_epi8(four, later));
+}
+
 // The sums of one half of the bytes of each 32 channels: [q][two dwords of bytes].
 template <int queries>
 struct Sums {
   __m512i even[queries][2], odd[queries][2];
 };
 
-template <int queries, int half, int quad>
+template <int queries, bool paired, int half, int quad>
 QFA_INLINE void add_quad(const uint8_t* rows, int64_t stride, __mmask64 live,
                          const Weights<queries>& weights, int s, Sums<queries>& sums,
                          __m512i (&zero)[queries]) {
   const uint8_t* first = rows + (8 * s + 32 * (quad / 2) + 4 * (quad % 2)) * stride;
-  const auto row = [&](int64_t j) { return _mm512_maskz_loadu_epi8(live, first + j * stride); };
+  const auto row = [&](int64_t j) {
+    const uint8_t* from = first + j * stride;
+    if (!paired) return _mm512_maskz_loadu_epi8(live, from);
+    const auto some = static_cast<__mmask32>(live);
+    return _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_maskz_loadu_epi8(some, from)),
+                              _mm256_maskz_loadu_epi8(some, from + 32 * stride), 1);
+  };
   const __m512i a = row(0), b = row(1), c = row(2), d = row(3);
   const __m512i ab = half == 0 ? _mm512_unpacklo_epi8(a, b) : _mm512_unpackhi_epi8(a, b);
   const __m512i cd = half == 0 ? _mm512_unpacklo_epi8(c, d) : _mm512_unpackhi_epi8(c, d);
@@ -352,13 +428,12 @@ QFA_INLINE void add_quad(const uint8_t* rows, int64_t stride, __mmask64 live,
     odd[t] =
         _mm512_ternarylogic_epi32(bytes[t], _mm512_set1_epi8(-16), _mm512_set1_epi8(-128), kAndXor);
   }
-  constexpr auto kQuad = static_cast<_MM_PERM_ENUM>(0x55 * quad);
   // Even dwords: zero points; odd ones: 8, for what the odd channels lack.
-  const __m512i offsets = _mm512_mask_shuffle_epi32(_mm512_set1_epi8(8), 0x5555,
-                                                    _mm512_load_si512(weights.zero[s]), kQuad);
+  const __m512i offsets = _mm512_mask_mov_epi32(
+      _mm512_set1_epi8(8), 0x5555, keys_of_quad<paired, quad>(_mm512_load_si512(weights.zero[s])));
 #pragma GCC unroll 4
   for (int q = 0; q < queries; ++q) {
-    const __m512i w = _mm512_shuffle_epi32(_mm512_load_si512(weights.codes[s][q]), kQuad);
+    const __m512i w = keys_of_quad<paired, quad>(_mm512_load_si512(weights.codes[s][q]));
 #pragma GCC unroll 2
     for (int t = 0; t < 2; ++t) {
       sums.even[q][t] = _mm512_dpbusd_epi32(sums.even[q][t], w, even[t]);
@@ -368,7 +443,7 @@ QFA_INLINE void add_quad(const uint8_t* rows, int64_t stride, __mmask64 live,
   }
 }
 
-template <int queries, int half>
+template <int queries, bool paired, int half>
 QFA_INLINE void accumulate_half(const uint8_t* rows, int64_t stride, __mmask64 live,
                                 const Weights<queries>& weights, int64_t channels,
                                 const float* keep, __m512i (&zero)[queries], float* output,
@@ -380,13 +455,25 @@ QFA_INLINE void accumulate_half(const uint8_t* rows, int64_t stride, __mmask64 l
     for (int t = 0; t < 2; ++t) sums.even[q][t] = sums.odd[q][t] = _mm512_setzero_si512();
   }
   for (int s = 0; s < 4; ++s) {
-    add_quad<queries, half, 0>(rows, stride, live, weights, s, sums, zero);
-    add_quad<queries, half, 1>(rows, stride, live, weights, s, sums, zero);
-    add_quad<queries, half, 2>(rows, stride, live, weights, s, sums, zero);
-    add_quad<queries, half, 3>(rows, stride, live, weights, s, sums, zero);
+    add_quad<queries, paired, half, 0>(rows, stride, live, weights, s, sums, zero);
+    add_quad<queries, paired, half, 1>(rows, stride, live, weights, s, sums, zero);
+    if (paired) continue;
+    add_quad<queries, paired, half, 2>(rows, stride, live, weights, s, sums, zero);
+    add_quad<queries, paired, half, 3>(rows, stride, live, weights, s, sums, zero);
   }
 #pragma GCC unroll 4
   for (int q = 0; q < queries; ++q) {
+    if (paired) {
+      const auto add_later = [](__m512i x) {
+        return _mm512_add_epi32(x, _mm512_shuffle_i32x4(x, x, 0x4e));
+      };
+      if (half == 0) zero[q] = add_later(zero[q]);
+#pragma GCC unroll 2
+      for (int t = 0; t < 2; ++t) {
+        sums.even[q][t] = add_later(sums.even[q][t]);
+        sums.odd[q][t] = add_later(sums.odd[q][t]);
+      }
+    }
     const __m512i of_even = _mm512_shuffle_epi32(zero[q], static_cast<_MM_PERM_ENUM>(0xa0));
     const __m512i eights = _mm512_shuffle_epi32(zero[q], static_cast<_MM_PERM_ENUM>(0xf5));
     const __m512i of_odd = _mm512_sub_epi32(of_even, eights);
@@ -407,7 +494,7 @@ QFA_INLINE void accumulate_half(const uint8_t* rows, int64_t stride, __mmask64 l
         _mm512_shuffle_i32x4(high01, high23, 0x88), _mm512_shuffle_i32x4(high01, high23, 0xdd)};
     const __m512 kept = _mm512_set1_ps(keep[q]);
 #pragma GCC unroll 4
-    for (int l = 0; l < 4; ++l) {
+    for (int l = 0; l < (paired ? 2 : 4); ++l) {
       const int64_t c = 32 * l + 16 * half;
       const __mmask16 some = first_lanes(channels - c);
       float* target = output + q * output_stride + c;
@@ -482,23 +569,24 @@ Chunk chunk_of(const Int4Values& values, int64_t start, int key_count, ChunkCopy
   return chunk;
 }
 
-template <int queries>
+template <int queries, bool paired>
 void accumulate_chunk(const Chunk& chunk, const float (&scales)[4][kKeyBlock],
                       const int8_t (&zero_points)[4][64], const float* weights, const float* keep,
                       float* output, int64_t output_stride) {
   Weights<queries> target;
 #pragma GCC unroll 4
   for (int s = 0; s < 4; ++s) {
-    _mm512_store_si512(target.zero[s], _mm512_load_si512(zero_points[s]));
+    const __m512i zero = _mm512_load_si512(zero_points[s]);
+    _mm512_store_si512(target.zero[s], paired ? _mm512_shuffle_i32x4(zero, zero, 0x44) : zero);
   }
-  weigh<queries>(weights, chunk.keys, scales, target);
+  weigh<queries, paired>(weights, chunk.keys, scales, target);
   __m512i zero[queries];
 #pragma GCC unroll 4
   for (int q = 0; q < queries; ++q) zero[q] = _mm512_setzero_si512();
-  accumulate_half<queries, 0>(chunk.rows, chunk.stride, chunk.live, target, chunk.channels, keep,
-                              zero, output, output_stride);
-  accumulate_half<queries, 1>(chunk.rows, chunk.stride, chunk.live, target, chunk.channels, keep,
-                              zero, output, output_stride);
+  accumulate_half<queries, paired, 0>(chunk.rows, chunk.stride, chunk.live, target, chunk.channels,
+                                      keep, zero, output, output_stride);
+  accumulate_half<queries, paired, 1>(chunk.rows, chunk.stride, chunk.live, target, chunk.channels,
+                                      keep, zero, output, output_stride);
 }
 
 }  // namespace
@@ -507,12 +595,9 @@ void few_int4_scores_avx512vnni(const uint8_t* codes, int64_t code_stride, const
                                 const int8_t* zero_point, int64_t channels, const float* queries,
                                 int query_count, float* scores) {
   alignas(64) int8_t zero_codes[kMostChannels];
-  for (int64_t c = 0; c < channels; c += kChunk) {
-    for (int64_t i = c; i < c + kChunk; i += 64) {
-      const __m512i zero = _mm512_maskz_loadu_epi8(first_bytes(channels - i), zero_point + i);
-      _mm512_store_si512(zero_codes + i,
-                         even_first(_mm512_xor_si512(zero, _mm512_set1_epi8(-128))));
-    }
+  for (int64_t c = 0; c < channels; c += 64) {
+    const __m512i zero = _mm512_maskz_loadu_epi8(first_bytes(channels - c), zero_point + c);
+    _mm512_store_si512(zero_codes + c, even_first(_mm512_xor_si512(zero, _mm512_set1_epi8(-128))));
   }
   for (int q = 0; q < query_count; q += kBatch) {
     const auto run = [&](auto* kernel) {
@@ -550,19 +635,19 @@ void few_int4_accumulate_avx512vnni(const Int4Values& values, const float* weigh
         kernel(chunk, scales, zero_points, weights + q * kKeyBlock, keep + q,
                output + q * output_stride + start, output_stride);
       };
+      const bool paired = chunk.channels <= kChunk / 2;
       switch (query_count - q) {
         case 1:
-          run(accumulate_chunk<1>);
+          paired ? run(accumulate_chunk<1, true>) : run(accumulate_chunk<1, false>);
           break;
         case 2:
-          run(accumulate_chunk<2>);
+          paired ? run(accumulate_chunk<2, true>) : run(accumulate_chunk<2, false>);
           break;
         case 3:
-          run(accumulate_chunk<3>);
+          paired ? run(accumulate_chunk<3, true>) : run(accumulate_chunk<3, false>);
           break;
         default:
-          run(accumulate_chunk<4>);
-          break;
+          paired ? run(accumulate_chunk<4, true>) : run(accumulate_chunk<4, false>);
       }
     }
   }
