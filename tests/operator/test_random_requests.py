@@ -13,9 +13,10 @@ from tests.operator.sessions import VALID, Array, one_node, qkv, run
 from tests.operator.test_layouts import folded
 from tests.reference.attention_cases import nmse
 
-BOUND = 1e-6
+# A weight near the middle of two codes gets either, 1 of 255 apart; few keys do not average that out.
+BOUND = 1e-5
 # float16 in and out: results are rounded, and codes often lie in the middle of two.
-HALF_BOUND = 4e-6
+HALF_BOUND = 1e-5
 FLOAT_BOUND = 1e-11
 FLOAT_HALF_BOUND = 1e-6
 
