@@ -1,4 +1,5 @@
-// Times attention and each of its steps on one thread: qfa_bench [S=T] [heads] [isa].
+// Times attention and each of its steps on one thread: qfa_bench [S=T] [heads] [isa]. Then the
+// steps of decoding; with S=T of 0, those alone.
 //
 // Rates count the multiplications and additions of full attention, 4 * H * S * T * D, whatever was
 // skipped. Absolute times of one run mean little on a shared machine; compare columns of one run.
@@ -7,31 +8,18 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include <chrono>
 #include <vector>
 
+#include "few.h"
 #include "kernels/kernels.h"
 #include "kernels/score_zero.h"
 #include "qfa/qfa.h"
+#include "timing.h"
 
 namespace {
 
-double now() {
-  using namespace std::chrono;
-  return duration<double>(steady_clock::now().time_since_epoch()).count();
-}
-
-// The fastest of several runs, in seconds.
-template <typename F>
-double best_of(int runs, const F& run) {
-  double best = 1e9;
-  for (int i = 0; i < runs; ++i) {
-    const double start = now();
-    run();
-    best = fmin(best, now() - start);
-  }
-  return best;
-}
+using qfa::bench::best_of;
+using qfa::bench::time_step;
 
 std::vector<float> noise(int64_t count) {
   std::vector<float> values(static_cast<size_t>(count));
@@ -85,18 +73,6 @@ struct Steps {
   double scores, softmax, accumulate;
 };
 
-constexpr int kRepeats = 2000;
-
-// Nanoseconds of a step.
-template <typename F>
-double time_step(const F& step) {
-  return best_of(7,
-                 [&] {
-                   for (int i = 0; i < kRepeats; ++i) step();
-                 }) /
-         kRepeats * 1e9;
-}
-
 // Nanoseconds of each step for one block of 32 queries and 64 keys.
 Steps time_codes(qfa_isa isa, int64_t channels) {
   using namespace qfa;
@@ -142,11 +118,7 @@ Steps time_floats(qfa_isa isa, int64_t channels) {
   return steps;
 }
 
-}  // namespace
-
-int main(int argc, char** argv) {
-  const int64_t length = argc > 1 ? atoll(argv[1]) : 2048;
-  const int64_t heads = argc > 2 ? atoll(argv[2]) : 1;
+void print_attention(int64_t length, int64_t heads, const char* only) {
   printf("S = T = %lld, H = %lld, one thread\n", static_cast<long long>(length),
          static_cast<long long>(heads));
   printf("%-11s %-5s %4s | %9s %9s | %9s %9s | %8s %8s %8s\n", "isa", "", "D", "full ms", "GFLOP/s",
@@ -156,7 +128,7 @@ int main(int argc, char** argv) {
       const bool is_float = compute == QFA_COMPUTE_FLOAT;
       // AMX has no float products of its own.
       if (qfa_isa_usable(isa) == 0 || (is_float && isa == QFA_ISA_AMXINT8)) continue;
-      if (argc > 3 && strcmp(argv[3], qfa_isa_name(isa)) != 0) continue;
+      if (only != nullptr && strcmp(only, qfa_isa_name(isa)) != 0) continue;
       for (const int64_t channels : {64, 128}) {
         const double work = 4e-9 * static_cast<double>(heads * length * length * channels);
         const double full = time_attention(isa, compute, heads, length, channels, false);
@@ -169,5 +141,15 @@ int main(int argc, char** argv) {
       }
     }
   }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const int64_t length = argc > 1 ? atoll(argv[1]) : 2048;
+  const int64_t heads = argc > 2 ? atoll(argv[2]) : 1;
+  const char* only = argc > 3 ? argv[3] : nullptr;
+  if (length > 0) print_attention(length, heads, only);
+  qfa::bench::print_few(only);
   return 0;
 }
