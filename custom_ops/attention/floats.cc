@@ -3,8 +3,6 @@
 #include <math.h>
 #include <string.h>
 
-#include <bit>
-
 #include "attention/dtype.h"
 #include "attention/prefetch.h"
 #include "attention/rows.h"
@@ -13,16 +11,6 @@
 
 namespace qfa {
 namespace {
-
-bool all_finite(const float* row, int64_t count) {
-  constexpr uint32_t kInfinity = 0x7f800000u;
-  uint32_t greatest = 0;
-  for (int64_t i = 0; i < count; ++i) {
-    const uint32_t magnitude = std::bit_cast<uint32_t>(row[i]) & 0x7fffffffu;
-    greatest = magnitude > greatest ? magnitude : greatest;
-  }
-  return greatest < kInfinity;
-}
 
 // Rows of one side as numbers, from a cache of numbers or of 8-bit floats.
 class Numbers {
@@ -135,14 +123,9 @@ void widen_key_block(const Plan& plan, const Kernels& kernels, int64_t kv_head, 
                tile.keys);
   take_numbers(plan, kernels, value_side(plan, kv_head), key_block, writes, scratch,
                plan.value_channels, tile.values);
-  for (int64_t j = 0; j < kKeyBlock; ++j) {
-    float* value = tile.values + j * plan.value_channels;
-    tile.spoil[j] = 0.0f;
-    if (all_finite(value, a.v_channels)) continue;
-    // A weight of zero would not hide it: the row is emptied, and spoils those that see its key.
-    memset(value, 0, static_cast<size_t>(plan.value_channels) * sizeof(float));
-    tile.spoil[j] = NAN;
-  }
+  // A weight of zero would not hide what is not finite: such a row is emptied, and spoils those
+  // that see its key.
+  kernels.spoil_rows(tile.values, plan.value_channels, kKeyBlock, tile.spoil);
 }
 
 void attend_float_block(const Attending& by, const FloatTile& tile, const KeyBlock& b,

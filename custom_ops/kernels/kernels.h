@@ -274,6 +274,10 @@ using value_scales_fn = void(const void* scale, int count, float* log2, float* i
 using finish_rows_fn = void(const float* output, int64_t channels, const float* factor, int vectors,
                             float* rows);
 
+// Rows of `channels`, a multiple of 16: one that holds a NaN or an infinity becomes zeros, and its
+// spoil NaN; that of others is 0.
+using spoil_rows_fn = void(float* rows, int64_t channels, int count, float* spoil);
+
 // target[i] = half(row[i]) or bfloat16(row[i]), round to nearest even. target may be unaligned.
 using store_half_row_fn = void(const float* row, int64_t count, void* target);
 using store_bfloat_row_fn = void(const float* row, int64_t count, void* target);
@@ -325,6 +329,7 @@ inline constexpr float kScaleOfZeroValue = 0x1p-60f;
   X(few_int4_scores)                \
   X(few_int4_accumulate)            \
   X(finish_rows)                    \
+  X(spoil_rows)                     \
   X(store_half_row)                 \
   X(store_bfloat_row)               \
   X(begin_work)                     \

@@ -786,6 +786,28 @@ void test_kernel_join_rows(join_rows_fn* kernel, const char* name) {
   }
 }
 
+void test_kernel_spoil_rows(spoil_rows_fn* kernel, const char* name) {
+  Random random(41);
+  for (const int64_t channels : {16, 48, 64, 128}) {
+    for (const int count : {1, 7, 64}) {
+      Guarded got(static_cast<size_t>(channels * count) * 4), expected(got.size());
+      Guarded spoil(static_cast<size_t>(count) * 4), spoil_expected(spoil.size());
+      fill_floats(random, got, 1e30f);
+      constexpr float kValues[] = {NAN, -NAN, INFINITY, -INFINITY, 3.4e38f, -3.4e38f, 1e-45f};
+      for (int j = 0; j < count; j += 2) {
+        got.as<float>()[j * channels + random.below(static_cast<uint32_t>(channels))] =
+            kValues[random.below(7)];
+      }
+      memcpy(expected.data(), got.data(), got.size());
+      kernel(got.as<float>(), channels, count, spoil.as<float>());
+      spoil_rows_scalar(expected.as<float>(), channels, count, spoil_expected.as<float>());
+      CHECK_THAT(equal_floats(got.as<float>(), expected.as<float>(), channels * count) &&
+                     equal_floats(spoil.as<float>(), spoil_expected.as<float>(), count),
+                 "%s channels %d count %d", name, int(channels), count);
+    }
+  }
+}
+
 void test_kernel_value_scales(value_scales_fn* kernel, const char* name) {
   Random random(37);
   for (const int count : {16, 32, 64}) {

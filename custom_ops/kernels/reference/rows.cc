@@ -101,6 +101,19 @@ void finish_rows_scalar(const float* output, int64_t channels, const float* fact
   }
 }
 
+void spoil_rows_scalar(float* rows, int64_t channels, int count, float* spoil) {
+  for (int j = 0; j < count; ++j, rows += channels) {
+    uint32_t greatest = 0;
+    for (int64_t c = 0; c < channels; ++c) {
+      const uint32_t magnitude = std::bit_cast<uint32_t>(rows[c]) & 0x7fffffffu;
+      greatest = magnitude > greatest ? magnitude : greatest;
+    }
+    const bool is_spoilt = greatest >= 0x7f800000u;
+    if (is_spoilt) memset(rows, 0, static_cast<size_t>(channels) * sizeof(float));
+    spoil[j] = is_spoilt ? nanf("") : 0.0f;
+  }
+}
+
 void store_half_row_scalar(const float* row, int64_t count, void* target) {
   for (int64_t i = 0; i < count; ++i) {
     const uint16_t half = half_from_float(row[i]);

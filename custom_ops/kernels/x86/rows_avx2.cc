@@ -160,6 +160,22 @@ void transpose_codes_avx2(const int8_t* rows, int64_t row_stride, int64_t channe
   }
 }
 
+void spoil_rows_avx2(float* rows, int64_t channels, int count, float* spoil) {
+  const __m256i magnitude_bits = _mm256_set1_epi32(0x7fffffff);
+  for (int j = 0; j < count; ++j, rows += channels) {
+    __m256i greatest = _mm256_setzero_si256();
+    for (int64_t c = 0; c < channels; c += 8) {
+      const __m256i bits = _mm256_castps_si256(_mm256_loadu_ps(rows + c));
+      greatest = _mm256_max_epi32(greatest, _mm256_and_si256(bits, magnitude_bits));
+    }
+    const __m256i spoilt = _mm256_cmpgt_epi32(greatest, _mm256_set1_epi32(0x7f7fffff));
+    spoil[j] = 0.0f;
+    if (_mm256_movemask_epi8(spoilt) == 0) continue;
+    for (int64_t c = 0; c < channels; ++c) rows[c] = 0.0f;
+    spoil[j] = __builtin_nanf("");
+  }
+}
+
 void store_bfloat_row_avx2(const float* row, int64_t count, void* target) {
   char* bytes = static_cast<char*>(target);
   for (int64_t i = 0; i < count; i += 8) {

@@ -125,6 +125,21 @@ RowCodes quantize_row_avx512vnni(const void* row, int64_t count, float static_sc
   return {absmax == 0.0f ? 0.0f : (tiny ? kSmallestScale : scale), sum};
 }
 
+void spoil_rows_avx512vnni(float* rows, int64_t channels, int count, float* spoil) {
+  const __m512i magnitude_bits = _mm512_set1_epi32(0x7fffffff);
+  for (int j = 0; j < count; ++j, rows += channels) {
+    __m512i greatest = _mm512_setzero_si512();
+    for (int64_t c = 0; c < channels; c += 16) {
+      const __m512i bits = _mm512_and_si512(_mm512_loadu_si512(rows + c), magnitude_bits);
+      greatest = _mm512_max_epi32(greatest, bits);
+    }
+    spoil[j] = 0.0f;
+    if (_mm512_cmpge_epi32_mask(greatest, _mm512_set1_epi32(0x7f800000)) == 0) continue;
+    for (int64_t c = 0; c < channels; ++c) rows[c] = 0.0f;
+    spoil[j] = __builtin_nanf("");
+  }
+}
+
 void store_bfloat_row_avx512vnni(const float* row, int64_t count, void* target) {
   for (int64_t i = 0; i < count; i += 16) {
     const __mmask16 live = first(count - i);
