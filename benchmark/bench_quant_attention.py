@@ -18,7 +18,7 @@ from pathlib import Path
 from benchmark.attention.case import Case
 from benchmark.attention.docs_page import PAGE, PLOT, write_page
 from benchmark.attention.goals import judge
-from benchmark.attention.lanes import HOLDABLE, LIBRARIES, run_lane
+from benchmark.attention.lanes import HELD, HOLDABLE, LIBRARIES, run_lane
 from benchmark.attention.plan import Plan
 from benchmark.attention.report import (
     absent_table,
@@ -70,6 +70,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument(
         "--isa",
+        choices=tuple(HELD),
         default="",
         help="hold everyone to this instruction set; whom nothing can hold takes no part",
     )

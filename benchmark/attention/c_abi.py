@@ -17,7 +17,7 @@ from qfa_passes.runtime.library import get_library_path, open_library
 
 Array = npt.NDArray[Any]
 
-COMPUTE: Final = {"int8": 0, "float": 1, "fp8e4m3": 2, "fp8e5m2": 3}
+COMPUTE: Final = {"int8": 0, "float": 1}
 KV_FORMAT: Final = {"float": 0, "int8": 1, "int4": 2, "fp8e4m3": 3, "fp8e5m2": 4}
 INT4_KEY_GROUP: Final = 32
 _DTYPE: Final = {"float32": 0, "float16": 1, "bfloat16": 2}

@@ -9,6 +9,7 @@ from typing import Final
 
 from benchmark.attention.plan import Plan
 from qfa_passes.runtime.environment import describe_environment, library_or_none, package_version
+from qfa_passes.runtime.instruction_sets import read_library_facts
 
 _FEATURES: Final = (
     ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_int8"),
@@ -18,7 +19,10 @@ _FEATURES: Final = (
 
 def describe(plan: Plan) -> dict[str, str]:
     """Versions, processor, features that matter to attention, threads, and what torch says it uses."""
-    facts = describe_environment(library_or_none())
+    library = library_or_none()
+    facts = describe_environment(library)
+    if library is not None:
+        facts["qfa-passes"] = read_library_facts(library).version
     facts["processor"] = processor_name()
     facts["features"] = " ".join(processor_features())
     facts["threads"] = str(plan.threads)

@@ -36,9 +36,9 @@ def prefill(case: Case, operands: Operands, threads: int) -> Iterator[Entry]:
     narrow = _converted(operands, ml_dtypes.bfloat16)
     yield _prefill("kernel int8, bfloat16 in and out", case, narrow, threads)
     yield Offer("kernel int8, K and V int8 already", partial(_from_codes, case, operands, threads))
-    yield _prefill("kernel float", case, operands, threads, compute="float")
-    for compute in ("fp8e4m3", "fp8e5m2"):
-        yield _prefill(f"kernel {compute}", case, operands, threads, compute=compute)
+    for compute in COMPUTE:
+        if compute != "int8":
+            yield _prefill(f"kernel {compute}", case, operands, threads, compute=compute)
 
 
 def decode(case: Case, operands: Operands, threads: int) -> Iterator[Entry]:

@@ -18,20 +18,26 @@ LIBRARIES: Final = ("ours", "torch", "onnxruntime", "openvino")
 HOLDABLE: Final = ("ours", "torch")
 """ONNX Runtime and OpenVINO choose their instructions by themselves: no setting holds them to a lesser set."""
 
-_HELD: Final = {
-    "avx2": {
-        "QFA_ISA": "avx2",
-        "ATEN_CPU_CAPABILITY": "avx2",
-        "ONEDNN_MAX_CPU_ISA": "AVX2",
-        "DNNL_MAX_CPU_ISA": "AVX2",
-        "MKL_ENABLE_INSTRUCTIONS": "AVX2",
-    }
+HELD: Final = {
+    "avx2": ("avx2", "AVX2", "AVX2"),
+    "avxvnni": ("avx2", "AVX2_VNNI", "AVX2"),
+    "avx512vnni": ("avx512", "AVX512_CORE_VNNI", "AVX512"),
 }
+"""Sets to hold everyone to: what torch's own kernels, oneDNN and MKL call them."""
 
 
 def lane_environment(threads: int, held: str) -> dict[str, str]:
     """Threads that do not spin while others are measured; large pages for everybody's buffers; the set to hold to."""
     count = str(threads)
+    sets = {}
+    if held:
+        torch, onednn, mkl = HELD[held]
+        sets = {
+            "QFA_ISA": held,
+            "ATEN_CPU_CAPABILITY": torch,
+            "ONEDNN_MAX_CPU_ISA": onednn,
+            "MKL_ENABLE_INSTRUCTIONS": mkl,
+        }
     return {
         "OMP_NUM_THREADS": count,
         "MKL_NUM_THREADS": count,
@@ -39,7 +45,7 @@ def lane_environment(threads: int, held: str) -> dict[str, str]:
         "GOMP_SPINCOUNT": "0",
         "KMP_BLOCKTIME": "0",
         "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
-        **(_HELD.get(held, {"QFA_ISA": held}) if held else {}),
+        **sets,
     }
 
 

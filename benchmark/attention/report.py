@@ -46,8 +46,6 @@ _VARIANTS: Final = {
     "kernel int8, bfloat16 in and out": "bf16 in, out",
     "kernel int8, K and V int8 already": "K, V int8",
     "kernel float": "float",
-    "kernel fp8e4m3": "fp8e4m3",
-    "kernel fp8e5m2": "fp8e5m2",
 }
 
 

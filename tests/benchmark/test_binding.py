@@ -81,6 +81,16 @@ def test_no_field_of_the_header_is_left_out():
     assert names == [field for field, *_ in c_abi.Attention._fields_]
 
 
+@pytest.mark.parametrize(
+    ("prefix", "numbers"), [("QFA_COMPUTE_", c_abi.COMPUTE), ("QFA_KV_", c_abi.KV_FORMAT)]
+)
+def test_numbers_are_those_of_the_header(prefix, numbers):
+    text = (INCLUDE / "qfa" / "qfa.h").read_text()
+    assert numbers == {
+        name.lower(): int(number) for name, number in re.findall(rf"{prefix}(\w+) = (\d+)", text)
+    }
+
+
 def test_a_refusal_carries_the_message_of_the_kernel():
     call = Call(*np.ones((3, 1, 1, 4, 8), np.float32), scale=float("nan"))
     with pytest.raises(KernelError, match="scale"):
