@@ -224,27 +224,28 @@ struct Strip {
   int64_t output_stride;
 };
 
-// Products of `count` queries with 8 * registers channels; weights[q] are those of the queries.
-template <int count, int registers>
+// Products of `count` queries with 8 * registers channels; weights[q] are those of the queries. A
+// `whole` strip has 64 keys.
+template <int count, int registers, bool whole>
 void accumulate_strip(const Strip& strip, const Weights* const (&weights)[count]) {
   constexpr int kChannels = 8 * registers;
   uint32x4_t even[count][registers], odd[count][registers];
   for (int q = 0; q < count; ++q) {
     for (int i = 0; i < registers; ++i) even[q][i] = odd[q][i] = vdupq_n_u32(0);
   }
-  for (int j = 0; j < strip.keys; j += 16) {
+  const uint8_t* row = strip.rows;
+  const int keys = whole ? kKeyBlock : strip.keys;
+  for (int j = 0; j < keys; j += 16) {
     uint8x16_t weight[count];
 #pragma GCC unroll 4
     for (int q = 0; q < count; ++q) weight[q] = vld1q_u8(weights[q]->codes + j);
     const auto four_keys = [&]<int group>() __attribute__((always_inline)) {
-      // Keys that are not there have weights of 0: the last one stands for them.
       int8x16_t rows[4], columns[registers];
 #pragma GCC unroll 4
       for (int i = 0; i < 4; ++i) {
-        const int key = j + 4 * group + i;
-        const int64_t row = key < strip.keys ? key : strip.keys - 1;
-        rows[i] = load_channels<registers>(
-            reinterpret_cast<const int8_t*>(strip.rows + row * strip.stride));
+        rows[i] = load_channels<registers>(reinterpret_cast<const int8_t*>(row));
+        // Keys that are not there have weights of 0: the last one stands for them.
+        if (whole || j + 4 * group + i + 1 < strip.keys) row += strip.stride;
       }
       turn(rows, columns);
 #pragma GCC unroll 4
@@ -317,7 +318,11 @@ void accumulate(const Int4Values& values, const Shared& shared, const float* wei
       strip.stride = kBytes;
       strip.channels = left;
     }
-    accumulate_strip<count, kRegisters>(strip, all);
+    if (key_count == kKeyBlock) {
+      accumulate_strip<count, kRegisters, true>(strip, all);
+    } else {
+      accumulate_strip<count, kRegisters, false>(strip, all);
+    }
   }
 }
 
