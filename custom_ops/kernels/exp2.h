@@ -17,16 +17,16 @@ inline constexpr float kExp2C5 = 0x1.5bda54p-10f;
 
 // weight_exp2, for weights that become codes of 8 bits (softmax and few_softmax, but not their keep
 // and gain): x = n + f with n = x truncated toward zero, so that f in (-1, 0] is exact, and 2^f as
-// p = fma(fma(fma(C3, f, C2), f, C1), f, 1): minimax in relative error (1.04e-4) over that range
-// among those that are 1/2 at -1, so that no result falls where pieces meet. The error is at most
-// 0.027 of the step of a code; the rounding of codes is up to 0.5. As computed p is never below
-// 1/2, and below 1 wherever f is not tiny: so p * 2^n is below 2^-126 exactly where x is below
-// -126. tests/exp2_test.cc tries every float of this one, too.
-inline constexpr float kWeightExp2C1 = 0x1.62020ap-1f;
-inline constexpr float kWeightExp2C2 = 0x1.d82d9ep-3f;
-inline constexpr float kWeightExp2C3 = 0x1.4095e4p-5f;
+// fma(fma(fma(C3, f, C2), f, C1), f, 1): minimax in relative error (1.04e-4) over that range with
+// the value at -1 held at 1/2. That is at most 0.027 of the step of a code; the rounding of codes
+// is up to 0.5. As pieces meet, results never fall by more than one unit of the last place where x
+// rises, and none above the floor is denormal. tests/exp2_test.cc tries every float of this one,
+// too.
+inline constexpr float kWeightExp2C1 = 0x1.62020cp-1f;
+inline constexpr float kWeightExp2C2 = 0x1.d82dacp-3f;
+inline constexpr float kWeightExp2C3 = 0x1.4095f8p-5f;
 
-// Below this exponent the result of both is zero, which is thus never denormal.
+// Below this exponent the result of both is zero, so that no weight is ever denormal.
 inline constexpr float kExp2Floor = -126.0f;
 
 inline constexpr float kLog2E = 0x1.715476p+0f;
