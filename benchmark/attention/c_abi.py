@@ -6,6 +6,7 @@ A `Call` is filled once; running it costs a microsecond more than the kernel its
 from __future__ import annotations
 
 import ctypes
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -17,8 +18,17 @@ from qfa_passes.runtime.library import get_library_path, open_library
 
 Array = npt.NDArray[Any]
 
-COMPUTE: Final = {"int8": 0, "float": 1}
-KV_FORMAT: Final = {"float": 0, "int8": 1, "int4": 2, "fp8e4m3": 3, "fp8e5m2": 4}
+HEADER: Final = Path(__file__).parents[2] / "custom_ops" / "include" / "qfa" / "qfa.h"
+
+
+def _numbers(prefix: str) -> dict[str, int]:
+    """Values of an enumeration of the header, by what their names have behind a prefix."""
+    found = re.findall(rf"\b{prefix}(\w+) = (\d+)", HEADER.read_text(encoding="utf-8"))
+    return {name.lower(): int(number) for name, number in found}
+
+
+COMPUTE: Final = _numbers("QFA_COMPUTE_")
+KV_FORMAT: Final = _numbers("QFA_KV_")
 INT4_KEY_GROUP: Final = 32
 _DTYPE: Final = {"float32": 0, "float16": 1, "bfloat16": 2}
 

@@ -41,12 +41,6 @@ _DECODE_PEERS: Final = {
     "ORT Attention-23, whole cache": "Attention",
 }
 _CACHES: Final = ("int8 channel", "int4", "fp8e4m3", "fp8e5m2", "bfloat16", "float32")
-_VARIANTS: Final = {
-    "operator int8": "operator",
-    "kernel int8, bfloat16 in and out": "bf16 in, out",
-    "kernel int8, K and V int8 already": "K, V int8",
-    "kernel float": "float",
-}
 
 
 def table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -129,12 +123,27 @@ def decode_peers_table(lanes: Iterable[Lane]) -> str:
 
 def variants_table(lanes: Iterable[Lane]) -> str:
     """Our other ways, as multiples of the kernel in int8 from float32."""
-    rows = []
-    for lane in lanes:
-        for result in _of_kind(lane, decode=False):
-            cells = [_cell(result, name, result.ratio(name, "kernel int8")) for name in _VARIANTS]
-            rows.append([lane.name, *_extents(result.case), *cells])
-    return table(["lane", "heads", "D", "S = T", "mask", *_VARIANTS.values()], rows)
+    results = [
+        (lane, result)
+        for lane in lanes
+        for result in _of_kind(lane, decode=False)
+        if result.right("kernel int8")
+    ]
+    seen = dict.fromkeys(name for _, result in results for name in result.timings)
+    names = [
+        name
+        for name in seen
+        if is_ours(name) and name != "kernel int8" and not name.endswith("1 thread")
+    ]
+    rows = [
+        [
+            lane.name,
+            *_extents(result.case),
+            *(_cell(result, name, result.ratio(name, "kernel int8")) for name in names),
+        ]
+        for lane, result in results
+    ]
+    return table(["lane", "heads", "D", "S = T", "mask", *names], rows)
 
 
 def decode_table(lanes: Iterable[Lane]) -> str:
@@ -275,9 +284,3 @@ def _share(rate: float, limit: float) -> str:
 
 def _error(error: float, wrong: bool) -> str:
     return f"{error:.1e}" + (" WRONG" if wrong else "")
-
-
-def names_of_ours(lanes: Iterable[Lane]) -> list[str]:
-    """Every way of ours that took part."""
-    names = (name for lane in lanes for result in lane.cases for name in result.timings)
-    return [name for name in dict.fromkeys(names) if is_ours(name)]
