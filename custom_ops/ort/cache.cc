@@ -1,5 +1,7 @@
 #include "ort/cache.h"
 
+#include <string.h>
+
 #include <initializer_list>
 
 #include "ort/status.h"
@@ -165,6 +167,32 @@ void check_cache_tensors(const Attributes& attributes, const OrtElementType* typ
   }
   check_input(attributes, types, kInput_past_key_open, offset, types[kInput_key], "of key");
   check_output(attributes, wants, kOutput_present_key_open, kOutput_present_key, offset);
+}
+
+void clear_open_keys(const CacheLayout& layout, const qfa_attention& a, int64_t rows,
+                     const qfa_codes& present) {
+  const CacheShape codes = layout.codes(rows), scales = layout.scales(rows), open = layout.open();
+  const int64_t scale_size = 2, open_size = a.key.dtype == QFA_FLOAT32 ? 4 : 2;
+  // Rows `first` and later of one head, whose elements take `size` bytes.
+  const auto clear = [&](void* data, const CacheShape& shape, int64_t head, int64_t first,
+                         int64_t size) {
+    if (first >= shape.extents[2]) return;
+    const int64_t row = shape.extents[3] * size;
+    memset(static_cast<char*>(data) + (head * shape.extents[2] + first) * row, 0,
+           static_cast<size_t>((shape.extents[2] - first) * row));
+  };
+  for (int64_t head = 0; head < a.batch * a.kv_heads; ++head) {
+    int64_t stored = rows;
+    if (a.kv_shared != 0) {
+      const int64_t index = a.kv_length_count == 1 ? 0 : head / a.kv_heads;
+      memcpy(&stored, a.kv_length + index, sizeof(stored));
+    }
+    const int64_t complete = stored / QFA_INT4_KEY_GROUP;
+    clear(present.codes, codes, head, complete * QFA_INT4_KEY_GROUP, 1);
+    clear(present.scale, scales, head, complete, scale_size);
+    clear(present.zero_point, scales, head, complete, 1);
+    clear(present.open, open, head, stored % QFA_INT4_KEY_GROUP, open_size);
+  }
 }
 
 void check_in_place(const CacheSide& side, const qfa_codes& past, const qfa_codes& present) {

@@ -64,6 +64,11 @@ qfa_kv_format kv_format_of(const Attributes& attributes);
 void check_cache_tensors(const Attributes& attributes, const OrtElementType* types,
                          const bool* wants);
 
+// Writes zeros where a new cache of int4 keys of `rows` tokens will hold nothing: behind the last
+// complete group of codes, and behind the open keys. Memory that was never written must not leave.
+void clear_open_keys(const CacheLayout& layout, const qfa_attention& attention, int64_t rows,
+                     const qfa_codes& present);
+
 // Refuses buffers of which some are given as past and present and some are not: what is in place is
 // not copied. Throws Failure.
 void check_in_place(const CacheSide& side, const qfa_codes& past, const qfa_codes& present);

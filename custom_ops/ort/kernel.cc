@@ -64,6 +64,7 @@ Kernel::Kernel(const OrtApi& api, const OrtKernelInfo* info)
     }
     check_cache_tensors(attributes_, types_, wants_);
     if (attributes_.scale_mode == "static") validate_static_scales(info);
+    if (has_channel_scales(attributes_)) validate_channel_scales(info);
     const char* message = nullptr;
     if (qfa_default_isa(&isa_, &message) != QFA_OK) throw Failure(ORT_NOT_IMPLEMENTED, message);
     OrtMemoryInfo* memory = nullptr;
@@ -97,20 +98,31 @@ void Kernel::read_types(const OrtKernelInfo* info) {
   }
 }
 
+TensorView Kernel::constant_input(const OrtKernelInfo* info, InputIndex input) const {
+  int is_constant = 0;
+  const OrtValue* value = nullptr;
+  check(api_, api_.KernelInfoGetConstantInput_tensor(info, input, &is_constant, &value));
+  return view_tensor(api_, is_constant != 0 ? value : nullptr);
+}
+
 void Kernel::validate_static_scales(const OrtKernelInfo* info) const {
   for (const InputIndex input : {kInput_q_scale, kInput_k_scale, kInput_v_scale}) {
     if (!has_input(api_, info, input)) {
       reject("scale_mode is \"static\", but input " + std::string(kInputs[input].name) +
              " is missing; give it, or use scale_mode \"dynamic\"");
     }
-    int is_constant = 0;
-    const OrtValue* value = nullptr;
-    check(api_, api_.KernelInfoGetConstantInput_tensor(info, input, &is_constant, &value));
-    if (is_constant != 0 && value != nullptr) {
-      const bool of_query = input == kInput_q_scale;
-      scale_count(input, view_tensor(api_, value),
-                  of_query ? attributes_.num_heads : attributes_.kv_num_heads);
+    const TensorView view = constant_input(info, input);
+    const bool of_query = input == kInput_q_scale;
+    if (view.present) {
+      scale_count(input, view, of_query ? attributes_.num_heads : attributes_.kv_num_heads);
     }
+  }
+}
+
+void Kernel::validate_channel_scales(const OrtKernelInfo* info) const {
+  for (const InputIndex input : {kInput_past_key_scale, kInput_past_value_scale}) {
+    const TensorView view = constant_input(info, input);
+    if (view.present) check_steps(input, view);
   }
 }
 
@@ -189,6 +201,9 @@ qfa_codes Kernel::add_codes(OrtKernelContext* context, const CacheSide& side, in
   const qfa_codes present = layout.codes_at(keys, codes, scale, zero_point, open);
   if (a.kv_shared != 0 && keys > 0) {
     check_in_place(side, of_keys ? a.past_keys : a.past_values, present);
+  }
+  if (open != nullptr && present.codes != a.past_keys.codes) {
+    clear_open_keys(layout, a, keys, present);
   }
   return present;
 }

@@ -8,6 +8,7 @@
 #include "ort/cache.h"
 #include "ort/opspec.h"
 #include "ort/ort_abi.h"
+#include "ort/tensor_view.h"
 #include "qfa/qfa.h"
 
 namespace qfa::ort {
@@ -25,7 +26,9 @@ class Kernel {
 
  private:
   void read_types(const OrtKernelInfo* info);
+  TensorView constant_input(const OrtKernelInfo* info, InputIndex input) const;  // else absent
   void validate_static_scales(const OrtKernelInfo* info) const;
+  void validate_channel_scales(const OrtKernelInfo* info) const;
   void* allocate(OrtKernelContext* context, OutputIndex output, const int64_t* extents,
                  size_t rank) const;
   void add_outputs(OrtKernelContext* context, size_t query_rank, qfa_attention* attention) const;

@@ -84,16 +84,6 @@ void check_past(const Attributes& attributes, const Inputs& inputs, const CacheS
                side.fresh);
 }
 
-// Throws Failure unless each is a size that a step can have.
-void check_steps(InputIndex input, const TensorView& view) {
-  const auto* steps = static_cast<const float*>(view.data);
-  for (int64_t index = 0; index < view.count(); ++index) {
-    if (std::isnormal(steps[index]) && steps[index] > 0.0f) continue;
-    reject(std::string(kInputs[input].name) + " holds " + std::to_string(steps[index]) + " at " +
-           std::to_string(index) + "; a scale must be finite and above zero");
-  }
-}
-
 qfa_codes read_codes(const Attributes& attributes, const Inputs& inputs, const CacheSide& side,
                      int64_t channels, const qfa_attention& a) {
   const bool of_keys = side.past == kInput_past_key;
@@ -259,6 +249,15 @@ void check_lengths(const Inputs& inputs, const qfa_attention& a) {
 }
 
 }  // namespace
+
+void check_steps(InputIndex input, const TensorView& view) {
+  const auto* steps = static_cast<const float*>(view.data);
+  for (int64_t index = 0; index < view.count(); ++index) {
+    if (std::isnormal(steps[index]) && steps[index] > 0.0f) continue;
+    reject(std::string(kInputs[input].name) + " holds " + std::to_string(steps[index]) + " at " +
+           std::to_string(index) + "; a scale must be finite and above zero");
+  }
+}
 
 int64_t scale_count(InputIndex input, const TensorView& view, int64_t heads) {
   const int64_t count = view.count();

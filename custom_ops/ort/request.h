@@ -14,6 +14,9 @@ struct Inputs {
   const OrtElementType* types;  // [kInputCount]
 };
 
+// Throws Failure unless every number is one that a scale can be.
+void check_steps(InputIndex input, const TensorView& view);
+
 // How many static scales there are, 1 or `heads`. Throws Failure on another shape or a bad value.
 int64_t scale_count(InputIndex input, const TensorView& view, int64_t heads);
 

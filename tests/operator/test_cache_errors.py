@@ -189,6 +189,16 @@ def test_steps_per_channel(step: float) -> None:
         session.run(None, inputs)
 
 
+def test_constant_steps_per_channel() -> None:
+    """They are looked at when the session is created."""
+    inputs = feeds_of("int8 channel")
+    inputs["past_key_scale"] = np.zeros_like(inputs["past_key_scale"])
+    attributes = attributes_of(CODINGS["int8 channel"])
+    model = one_node(inputs, attributes, constant=("past_key_scale", "past_value_scale"))
+    with pytest.raises(Exception, match=r"node 'attention_7'.*past_key_scale holds 0.* at 0"):
+        open_session(model)
+
+
 @pytest.mark.parametrize("moved", ["key", "key_scale"])
 def test_a_cache_that_is_in_place_in_part(moved: str) -> None:
     cache = cache_of("int8")
