@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from benchmark.attention.results import CaseResult, Lane, Scratch
-from benchmark.attention.statistics import Spread, spread
+from benchmark.attention.spread import Spread, spread
 from benchmark.attention.who import FLOAT_ORT, reference
 
 _VNNI: Final = ("avxvnni", "avx512vnni", "avx512bf16")
@@ -142,13 +142,14 @@ def _memory(lanes: Iterable[Lane]) -> Verdict:
     """Scratch must not depend on S (where T stays), and grow with T by a few bytes for each number of a head."""
     work = "memory beyond inputs and outputs"
     must = "O(threads x (block + T (D + Dv)))"
-    lines = [line for lane in lanes for line in lane.scratch]
+    lines = [line for lane in lanes for line in lane.scratch if line.work == "prefill"]
     if not lines:
         return Verdict(work, must, "the same", _UNKNOWN, _UNKNOWN)
     worst_queries, worst_bytes = 1.0, 0.0
     for lane in lanes:
-        worst_queries = max(worst_queries, query_growth(lane.scratch))
-        worst_bytes = max(worst_bytes, key_growth(lane.scratch))
+        alone = [line for line in lane.scratch if line.work == "prefill"]
+        worst_queries = max(worst_queries, query_growth(alone))
+        worst_bytes = max(worst_bytes, key_growth(alone))
     measured = (
         f"S 1024 to 4096: x{worst_queries:.2f}; "
         f"{worst_bytes:.2f} bytes per thread, token and channel of K and V"

@@ -20,10 +20,10 @@ from pathlib import Path
 
 from benchmark.attention import (
     kernel,
+    onnx_operator,
     onnxruntime_decode,
     onnxruntime_peers,
     openvino_peers,
-    operator,
     torch_peers,
 )
 from benchmark.attention.case import Case, checked_rows, exact, make_operands, normalized_error
@@ -37,13 +37,13 @@ from benchmark.attention.results import CaseResult, Lane, Timing, write_lanes
 from benchmark.attention.scratch import measure_scratch
 
 _PREFILL: dict[str, tuple[Field, ...]] = {
-    "ours": (kernel.prefill, operator.prefill),
+    "ours": (kernel.prefill, onnx_operator.prefill),
     "torch": (torch_peers.prefill,),
     "onnxruntime": (onnxruntime_peers.prefill,),
     "openvino": (openvino_peers.prefill,),
 }
 _DECODE: dict[str, tuple[Field, ...]] = {
-    "ours": (kernel.decode, operator.decode),
+    "ours": (kernel.decode, onnx_operator.decode),
     "torch": (torch_peers.decode,),
     "onnxruntime": (onnxruntime_decode.decode,),
     "openvino": (openvino_peers.decode,),

@@ -9,7 +9,7 @@ from typing import Final
 from benchmark.attention.case import Case
 from benchmark.attention.goals import Verdict
 from benchmark.attention.results import CaseResult, Lane
-from benchmark.attention.statistics import Spread
+from benchmark.attention.spread import Spread
 from benchmark.attention.who import fastest_peer, is_ours, peer_ratio, reference
 
 _PREFILL_PEERS: Final = {
@@ -224,6 +224,7 @@ def scratch_table(lanes: Iterable[Lane]) -> str:
     rows = [
         [
             lane.name,
+            line.work,
             f"8/2, D = {line.channels}",
             str(line.queries),
             str(line.keys),
@@ -232,7 +233,7 @@ def scratch_table(lanes: Iterable[Lane]) -> str:
         for lane in lanes
         for line in lane.scratch
     ]
-    return table(["lane", "heads", "S", "T", "scratch at most, KiB"], rows)
+    return table(["lane", "work", "heads", "S", "T", "scratch at most, KiB"], rows)
 
 
 def goals_table(verdicts: Iterable[Verdict]) -> str:

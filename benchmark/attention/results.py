@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.attention.case import Case
-from benchmark.attention.statistics import Spread, fastest, ratios
+from benchmark.attention.spread import Spread, fastest, ratios
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +69,18 @@ class CaseResult:
 
 @dataclass(frozen=True, slots=True)
 class Scratch:
-    """Memory that the kernel asked for beyond inputs and outputs: extents, threads, bytes at most at one time."""
+    """Memory that the kernel asked for beyond inputs and outputs: bytes at most at one time.
 
+    Attributes:
+        work: "prefill", or the kind of cache of a step.
+        queries: S.
+        keys: T.
+        channels: D.
+        threads: How many.
+        bytes: At most.
+    """
+
+    work: str
     queries: int
     keys: int
     channels: int

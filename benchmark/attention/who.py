@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from benchmark.attention.results import CaseResult
-from benchmark.attention.statistics import Spread
+from benchmark.attention.spread import Spread
 
 OURS: Final = ("kernel", "operator", "reading")
 FLOAT_ORT: Final = (

@@ -19,10 +19,10 @@ def lane(
     *results: CaseResult, name: str = "native, 1 thread", isa: str = "avx512vnni", threads: int = 1
 ) -> Lane:
     scratch = [
-        Scratch(1024, 512, 64, threads, 1000),
-        Scratch(4096, 512, 64, threads, 1000),
-        Scratch(512, 1024, 64, threads, 1000),
-        Scratch(512, 2048, 64, threads, 1000 + 1024 * 128 * threads),
+        Scratch("prefill", 1024, 512, 64, threads, 1000),
+        Scratch("prefill", 4096, 512, 64, threads, 1000),
+        Scratch("prefill", 512, 1024, 64, threads, 1000),
+        Scratch("prefill", 512, 2048, 64, threads, 1000 + 1024 * 128 * threads),
     ]
     peaks = {"avx2 fp32": 1e11, "avx512 fp32": 2e11, "avx512vnni int8": 8e11, "avx2 int8": 2e11}
     reading = {"L2": 1e11, "L3": 8e10, "DRAM": 4e10}

@@ -5,10 +5,10 @@ import pytest
 from benchmark.attention import (
     kernel,
     lanes,
+    onnx_operator,
     onnxruntime_decode,
     onnxruntime_peers,
     openvino_peers,
-    operator,
     torch_peers,
 )
 from benchmark.attention.case import Case, checked_rows, exact, make_operands, normalized_error
@@ -17,8 +17,8 @@ from benchmark.attention.lanes import run_lane
 from benchmark.attention.plan import Plan
 from tests.benchmark.results_of import lane, prefill_result
 
-PREFILL = [kernel.prefill, operator.prefill, onnxruntime_peers.prefill]
-DECODE = [kernel.decode, operator.decode, onnxruntime_decode.decode]
+PREFILL = [kernel.prefill, onnx_operator.prefill, onnxruntime_peers.prefill]
+DECODE = [kernel.decode, onnx_operator.decode, onnxruntime_decode.decode]
 OTHERS = [
     pytest.param(module, marks=pytest.mark.models) for module in (torch_peers, openvino_peers)
 ]

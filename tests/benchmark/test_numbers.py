@@ -1,7 +1,7 @@
 import pytest
 
 from benchmark.attention.interleave import in_turns
-from benchmark.attention.statistics import fastest, ratios, spread
+from benchmark.attention.spread import fastest, ratios, spread
 
 
 def test_the_quartiles_of_one_number_are_that_number():
