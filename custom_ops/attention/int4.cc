@@ -18,8 +18,7 @@ class KeyGroups {
  public:
   KeyGroups(const Plan& plan, const Kernels& kernels, const Side& side, bool writes,
             const WorkerScratch& scratch)
-      : plan_(plan),
-        kernels_(kernels),
+      : kernels_(kernels),
         side_(side),
         tokens_(tokens_of(plan.request, side.batch)),
         stored_(tokens_.start + tokens_.added),
@@ -109,7 +108,6 @@ class KeyGroups {
     }
   }
 
-  const Plan& plan_;
   const Kernels& kernels_;
   const Side& side_;
   const Tokens tokens_;
