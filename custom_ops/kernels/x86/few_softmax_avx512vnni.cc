@@ -32,8 +32,8 @@ QFA_INLINE __m512 weight_exp2(__m512 x) {
   __m512 p = _mm512_fmadd_ps(_mm512_set1_ps(kWeightExp2C3), f, _mm512_set1_ps(kWeightExp2C2));
   p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(kWeightExp2C1));
   p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.0f));
-  const __mmask16 above = _mm512_cmp_ps_mask(x, _mm512_set1_ps(kExp2Floor), _CMP_NLT_UQ);
-  return _mm512_maskz_scalef_ps(above, p, _mm512_sub_ps(x, f));
+  // Nothing is compared with the floor: what lies below it is flushed to zero, see FloatMode.
+  return _mm512_scalef_ps(p, _mm512_sub_ps(x, f));
 }
 
 QFA_INLINE __m512 lowest() { return _mm512_set1_ps(-__builtin_inff()); }
