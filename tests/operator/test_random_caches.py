@@ -25,6 +25,7 @@ class Sequence:
     """What is drawn; see `sequences` for the ranges."""
 
     form: CacheFormat
+    codes_float: bool  # a float cache is computed in int8
     batch: int
     kv_heads: int
     group: int
@@ -48,6 +49,7 @@ class Sequence:
 sequences = st.builds(
     Sequence,
     form=st.sampled_from(list(CacheFormat)),
+    codes_float=st.booleans(),
     batch=st.integers(1, 3),
     kv_heads=st.integers(1, 3),
     group=st.integers(1, 4),
@@ -112,7 +114,7 @@ def test_random_sequence(s: Sequence) -> None:
         _check_present(present, expected)
         masking = Masking(causal=True, queries_at_end=True, left_window=s.left, mask=mask)
         terms = {"scale": s.channels**-0.5, "masking": masking, "sink": feeds.get("sink")}
-        _check_output(output, step["query"], expected, s.softcap, terms)
+        _check_output(output, step["query"], expected, s, terms)
         if not s.shared:
             buffers = {
                 name.replace("present", "past"): ort.OrtValue.ortvalue_from_numpy(array)
@@ -130,6 +132,8 @@ def _model(s: Sequence, coding: CacheCoding, inputs: dict[str, Array], cache: Ke
         softcap=s.softcap,
         kv_update="shared" if s.shared else "concat",
     )
+    if s.form is CacheFormat.FLOAT and s.codes_float:
+        attributes["compute_format"] = "int8"
     types = {f"present_{name}": array for name, array in cache.tensors.items()}
     return one_node(inputs, attributes, outputs=present_names(cache), output_types=types)
 
@@ -170,12 +174,13 @@ def _check_present(found: dict[str, Array], expected: KeyValueCache) -> None:
 
 
 def _check_output(
-    output: Array, query: Array, cache: KeyValueCache, softcap: float, terms: dict[str, Any]
+    output: Array, query: Array, cache: KeyValueCache, s: Sequence, terms: dict[str, Any]
 ) -> None:
+    softcap = s.softcap
     coding, rows = cache.coding, query.shape[1] // cache.tensors["key"].shape[1] * query.shape[2]
     half = 1e-6 if query.dtype == np.float16 else 0.0
     key, value = cache.decode()
-    if not is_integer(coding):
+    if not (is_integer(coding) or (coding.form is CacheFormat.FLOAT and s.codes_float)):
         exact = attention_float64(query, key, value, softcap=softcap, **terms)
         assert nmse(output, exact) <= 1e-11 + half
     elif coding.form is CacheFormat.INT4 and rows <= MOST_ROWS and softcap == 0:
