@@ -9,33 +9,47 @@ namespace {
 
 constexpr int kWidth = 16;
 
-// Transposes 16 x 16 floats held in 16 vectors.
-QFA_INLINE void transpose(__m512 (&x)[16]) {
-  __m512 y[16];
-#pragma GCC unroll 16
-  for (int i = 0; i < 16; i += 2) {
-    y[i] = _mm512_unpacklo_ps(x[i], x[i + 1]);
-    y[i + 1] = _mm512_unpackhi_ps(x[i], x[i + 1]);
+// The first eight of the channels of two keys side by side: a masked load of the second costs no
+// shuffle.
+template <bool whole>
+QFA_INLINE __m512 load_pair(const float* first, const float* second, __mmask8 live) {
+  if (!whole) {
+    const __m512 low = _mm512_castps256_ps512(_mm256_maskz_loadu_ps(live, first));
+    return _mm512_insertf32x8(low, _mm256_maskz_loadu_ps(live, second), 1);
   }
-#pragma GCC unroll 16
-  for (int i = 0; i < 16; i += 4) {
-    x[i] = _mm512_shuffle_ps(y[i], y[i + 2], 0x44);
-    x[i + 1] = _mm512_shuffle_ps(y[i], y[i + 2], 0xee);
-    x[i + 2] = _mm512_shuffle_ps(y[i + 1], y[i + 3], 0x44);
-    x[i + 3] = _mm512_shuffle_ps(y[i + 1], y[i + 3], 0xee);
-  }
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i) {
+  const __m512 low = _mm512_castps256_ps512(_mm256_loadu_ps(first));
+  return _mm512_mask_broadcast_f32x8(low, 0xff00, _mm256_loadu_ps(second));
+}
+
+// channel[c] = channel c of 16 keys, for 16 channels of which those in `live` exist.
+template <bool whole>
+QFA_INLINE void load_channels(const float* keys, int64_t width, __mmask16 live,
+                              __m512 (&channel)[16]) {
 #pragma GCC unroll 2
-    for (int half = 0; half < 16; half += 8) {
-      y[half + i] = _mm512_shuffle_f32x4(x[half + i], x[half + 4 + i], 0x88);
-      y[half + 4 + i] = _mm512_shuffle_f32x4(x[half + i], x[half + 4 + i], 0xdd);
+  for (int c = 0; c < 16; c += 8) {
+    const auto of_half = static_cast<__mmask8>(live >> c);
+    // y[k / 8][i]: channels c + i and c + 4 + i of keys k to k + 3, then of keys k + 4 to k + 7.
+    __m512 y[2][4];
+#pragma GCC unroll 2
+    for (int half = 0; half < 2; ++half) {
+      const float* row = keys + 8 * half * width + c;
+      __m512 x[4];
+#pragma GCC unroll 4
+      for (int k = 0; k < 4; ++k) {
+        x[k] = load_pair<whole>(row + k * width, row + (k + 4) * width, of_half);
+      }
+      const __m512 low01 = _mm512_unpacklo_ps(x[0], x[1]), low23 = _mm512_unpacklo_ps(x[2], x[3]);
+      const __m512 high01 = _mm512_unpackhi_ps(x[0], x[1]), high23 = _mm512_unpackhi_ps(x[2], x[3]);
+      y[half][0] = _mm512_shuffle_ps(low01, low23, 0x44);
+      y[half][1] = _mm512_shuffle_ps(low01, low23, 0xee);
+      y[half][2] = _mm512_shuffle_ps(high01, high23, 0x44);
+      y[half][3] = _mm512_shuffle_ps(high01, high23, 0xee);
     }
-  }
-#pragma GCC unroll 8
-  for (int i = 0; i < 8; ++i) {
-    x[i] = _mm512_shuffle_f32x4(y[i], y[8 + i], 0x88);
-    x[8 + i] = _mm512_shuffle_f32x4(y[i], y[8 + i], 0xdd);
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      channel[c + i] = _mm512_shuffle_f32x4(y[0][i], y[1][i], 0x88);
+      channel[c + 4 + i] = _mm512_shuffle_f32x4(y[0][i], y[1][i], 0xdd);
+    }
   }
 }
 
@@ -47,12 +61,7 @@ QFA_INLINE void score_channels(const float* keys, int64_t width, const float* ro
   const __mmask16 live =
       whole ? static_cast<__mmask16>(0xffff) : static_cast<__mmask16>((1 << count) - 1);
   __m512 channel[16], sum[queries];
-#pragma GCC unroll 16
-  for (int k = 0; k < 16; ++k) {
-    channel[k] =
-        whole ? _mm512_loadu_ps(keys + k * width) : _mm512_maskz_loadu_ps(live, keys + k * width);
-  }
-  transpose(channel);
+  load_channels<whole>(keys, width, live, channel);
 #pragma GCC unroll 8
   for (int q = 0; q < queries; ++q) {
     sum[q] = is_first ? _mm512_setzero_ps() : _mm512_loadu_ps(scores + q * kKeyBlock);
