@@ -48,7 +48,7 @@ def codings(channels: int, v_channels: int) -> dict[str, CacheCoding]:
 
 def scale_of(query: Array) -> float:
     """What unit-normal scores are multiplied by."""
-    return float(query.shape[3] ** -0.5)
+    return float(query.shape[-1] ** -0.5)
 
 
 def is_integer(coding: CacheCoding) -> bool:
@@ -104,7 +104,7 @@ def cache_node(cache: KeyValueCache, inputs: Mapping[str, Array], **more: Any) -
     types = {f"present_{name}": array for name, array in cache.tensors.items()}
     return one_node(
         inputs,
-        attributes_of(cache.coding, scale=scale_of(inputs["query"]), **more),
+        attributes_of(cache.coding, **({"scale": scale_of(inputs["query"])} | more)),
         outputs=present_names(cache),
         output_types=types,
     )

@@ -6,8 +6,19 @@ from onnx import TensorProto, helper
 
 from qfa_passes.core import opspec
 from qfa_passes.quant.attention import attention_float64
+from qfa_passes.quant.cache import KeyValueCache, append
 from qfa_passes.quant.masking import Masking
-from tests.operator.sessions import VALID, Array, open_session, qkv
+from tests.operator.caches import (
+    attend,
+    cache_node,
+    codings,
+    constants_of,
+    is_integer,
+    past_of,
+    present_names,
+)
+from tests.operator.sessions import VALID, Array, open_session, qkv, run
+from tests.operator.test_coded_cache import check_tensors
 from tests.reference.attention_cases import nmse
 
 
@@ -53,3 +64,37 @@ def test_bfloat16(extras: tuple[str, ...]) -> None:
     masking = Masking(bias=inputs.get("attn_bias"))
     expected = attention_float64(*arrays, scale=0.25, masking=masking, sink=inputs.get("sink"))
     assert nmse(output, expected) <= 5e-4
+
+
+@pytest.mark.parametrize("name", codings(16, 16))
+def test_caches(name: str) -> None:
+    """New tokens in bfloat16, and the open keys of an int4 cache too."""
+    coding = codings(16, 16)[name]
+    inputs = {key: rounded(x) for key, x in qkv(2, 5, 5).items()}
+    past = {key: rounded(x) for key, x in qkv(2, 1, 70).items()}
+    cache = KeyValueCache.of(coding, past["key"], past["value"])
+    expected = append(cache, inputs["key"], inputs["value"])
+    feeds = inputs | past_of(cache) | constants_of(coding)
+    model = cache_node(cache, feeds)
+    narrow = {"query", "key", "value", "output", "past_key_open", "present_key_open"}
+    if name == "float":
+        narrow |= {"past_key", "past_value", "present_key", "present_value"}
+    (node,) = model.graph.node
+    before, after = [], []
+    for tensors, casts, to, outward in (
+        (node.input, before, TensorProto.BFLOAT16, False),
+        (node.output, after, TensorProto.FLOAT, True),
+    ):
+        for index, tensor in enumerate(tensors):
+            if tensor in narrow:
+                tensors[index] = f"{tensor}_b"
+                ends = (tensors[index], tensor) if outward else (tensor, tensors[index])
+                casts.append(helper.make_node("Cast", ends[:1], ends[1:], to=to))
+    del model.graph.node[:]
+    model.graph.node.extend([*before, node, *after])
+    output, *present = run(model, feeds)
+    names = [x for x in present_names(cache)[1:] if x]
+    check_tensors(dict(zip(names, present, strict=True)), expected)
+    exact, _ = attend(inputs["query"], expected)
+    np.testing.assert_array_equal(output, rounded(output))
+    assert nmse(output, exact) <= (5e-4 if is_integer(coding) else 1e-4)

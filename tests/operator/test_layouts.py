@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from onnx import ModelProto
 
+from qfa_passes.quant.cache import KeyValueCache
+from tests.operator.caches import cache_node, codings, constants_of, past_of
 from tests.operator.sessions import Array, one_node, open_session, qkv, run
 
 
@@ -58,3 +60,21 @@ def test_inferred_shape(
     assert len(found) == len(expected)
     for got, wanted in zip(found, expected, strict=True):
         assert got == wanted or (wanted is None and str(got).startswith("qfa_open_"))
+
+
+@pytest.mark.parametrize("name", codings(16, 9))
+def test_layouts_beside_a_cache(name: str) -> None:
+    """Past and present have an axis of heads whatever the new tokens have."""
+    coding = codings(16, 9)[name]
+    inputs, past = qkv(2, 5, 40), qkv(2, 1, 30)
+    for tokens in (inputs, past):
+        tokens["value"] = tokens["value"][..., :9].copy()
+    cache = KeyValueCache.of(coding, past["key"], past["value"])
+    feeds = inputs | past_of(cache) | constants_of(coding)
+    output, *present = run(cache_node(cache, feeds), feeds)
+    changed = feeds | {key: folded(x) for key, x in inputs.items()}
+    model = cache_node(cache, changed, scale=0.25)
+    flat, *others = run(model, changed)
+    np.testing.assert_array_equal(flat, folded(output))
+    for found, wanted in zip(others, present, strict=True):
+        np.testing.assert_array_equal(found, wanted)

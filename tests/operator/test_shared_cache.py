@@ -172,6 +172,23 @@ def test_decoding_in_place(name: str, dtype: type[np.generic]) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_new_tokens_that_are_not_kept(name: str) -> None:
+    """Without present outputs the new tokens are seen, and lost."""
+    buffers = filled(name, [50, 33])
+    past, step = buffers.past, tokens(2, 3, 4)
+    before = {key: array.copy() for key, array in past.items()}
+    buffers.append(step["key"], step["value"], [3, 3])
+    feeds = step | past | constants_of(buffers.coding) | {"kv_length": buffers.lengths()}
+    model = cache_node(buffers.caches[0], feeds, kv_update="shared")
+    del model.graph.node[0].output[1:]
+    del model.graph.output[1:]
+    (output,) = run(model, feeds)
+    buffers.check_output(output, step["query"])
+    for key, array in before.items():
+        np.testing.assert_array_equal(past[key], array)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_one_length_for_all(name: str) -> None:
     buffers = filled(name, [50, 50])
     past = buffers.past
