@@ -83,7 +83,11 @@ QFA_INLINE void accumulate_span(const float* values, int64_t width, const float*
     if (span > 1 || j % 2 == 0) ahead.fetch<span == 1 ? 1 : span / 2>();
     __m256 channels[span];
 #pragma GCC unroll 8
-    for (int v = 0; v < span; ++v) channels[v] = _mm256_loadu_ps(values + v * kWidth);
+    for (int v = 0; v < span; ++v) {
+      channels[v] = _mm256_loadu_ps(values + v * kWidth);
+      // Loaded once for all queries, which GCC would not do by itself.
+      if (queries > 1) __asm__("" : "+x"(channels[v]));
+    }
 #pragma GCC unroll 8
     for (int q = 0; q < queries; ++q) {
       const __m256 weight = _mm256_set1_ps(weights[q * kKeyBlock + j]);

@@ -115,7 +115,11 @@ QFA_INLINE void accumulate_span(const float* values, int64_t width, const float*
     ahead.fetch<span>();
     __m512 channels[span];
 #pragma GCC unroll 8
-    for (int v = 0; v < span; ++v) channels[v] = _mm512_loadu_ps(values + v * kWidth);
+    for (int v = 0; v < span; ++v) {
+      channels[v] = _mm512_loadu_ps(values + v * kWidth);
+      // Loaded once for all queries, which GCC would not do by itself.
+      if (queries > 1) __asm__("" : "+v"(channels[v]));
+    }
 #pragma GCC unroll 8
     for (int q = 0; q < queries; ++q) {
       const __m512 weight = _mm512_set1_ps(weights[q * kKeyBlock + j]);
