@@ -2,48 +2,23 @@
 #include <immintrin.h>
 
 #include "kernels/kernels.h"
+#include "kernels/x86/transpose_256.h"
 
 namespace qfa {
 namespace {
 
-// Transposes 8 x 8 floats held in 8 vectors.
-inline __attribute__((always_inline)) void transpose(__m256 (&x)[8]) {
-  __m256 y[8];
-  for (int i = 0; i < 8; i += 2) {
-    y[i] = _mm256_unpacklo_ps(x[i], x[i + 1]);
-    y[i + 1] = _mm256_unpackhi_ps(x[i], x[i + 1]);
-  }
-  __m256 z[8];
-  for (int i = 0; i < 8; i += 4) {
-    z[i] = _mm256_shuffle_ps(y[i], y[i + 2], 0x44);
-    z[i + 1] = _mm256_shuffle_ps(y[i], y[i + 2], 0xee);
-    z[i + 2] = _mm256_shuffle_ps(y[i + 1], y[i + 3], 0x44);
-    z[i + 3] = _mm256_shuffle_ps(y[i + 1], y[i + 3], 0xee);
-  }
-  for (int i = 0; i < 4; ++i) {
-    x[i] = _mm256_permute2f128_ps(z[i], z[i + 4], 0x20);
-    x[4 + i] = _mm256_permute2f128_ps(z[i], z[i + 4], 0x31);
-  }
-}
+void store(void* p, __m256i x) { _mm256_storeu_si256(static_cast<__m256i*>(p), x); }
 
 }  // namespace
 
+// For scores_avx2: of each group of four codes the two even ones of 32 lanes as words of 16 bits,
+// then the two odd ones.
 void pack_queries_avx2(const int8_t* rows, int64_t width, uint8_t* packed) {
-  const __m256i offset = _mm256_set1_epi8(-128);
-  for (int lane = 0; lane < kLanes; lane += 8) {
-    for (int64_t c = 0; c < width; c += 32) {
-      __m256 x[8];
-      for (int i = 0; i < 8; ++i) {
-        x[i] = _mm256_loadu_ps(reinterpret_cast<const float*>(rows + (lane + i) * width + c));
-      }
-      transpose(x);
-      for (int i = 0; i < 8; ++i) {
-        const __m256i codes = _mm256_xor_si256(_mm256_castps_si256(x[i]), offset);
-        uint8_t* target = packed + (c / 4 + i) * kGroupBytes + 4 * lane;
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(target), codes);
-      }
-    }
-  }
+  for_each_group(rows, width, [&](int64_t group, int lane, __m256i codes) {
+    uint8_t* target = packed + 2 * group * kGroupBytes + 4 * lane;
+    store(target, _mm256_srai_epi16(_mm256_slli_epi16(codes, 8), 8));
+    store(target + kGroupBytes, _mm256_srai_epi16(codes, 8));
+  });
 }
 
 BiasSummary read_bias_avx2(const void* const* rows, int vectors, int count, float* tile) {
