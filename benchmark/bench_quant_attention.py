@@ -49,9 +49,11 @@ def main() -> None:
     if options.from_json:
         lanes = [lane for path in options.from_json for lane in read_lanes(path)]
     else:
-        lanes = [run_lane(plan) for plan in _plans(options)]
-    if options.json:
-        write_lanes(options.json, lanes)
+        lanes = []
+        for plan in _plans(options):
+            lanes.append(run_lane(plan))
+            if options.json:
+                write_lanes(options.json, lanes)
     _print_report(lanes)
     if options.plot or options.write_docs:
         from benchmark.attention.plots import plot_growth
@@ -99,10 +101,11 @@ def _plans(options: argparse.Namespace) -> list[Plan]:
         return [_plan(options, name, options.threads, options.isa, cases, libraries)]
     plans = [_plan(options, "native, 1 thread", 1, "", _cases(options), libraries)]
     if (os.cpu_count() or 1) > 1:
-        cases = thread_cases()
+        cases = quick_cases() if options.quick else thread_cases()
         plans.append(_plan(options, "native, 2 threads", 2, "", cases, libraries))
     held = tuple(name for name in libraries if name in HOLDABLE)
-    plans.append(_plan(options, "avx2, 1 thread", 1, "avx2", held_cases(), held))
+    cases = quick_cases() if options.quick else held_cases()
+    plans.append(_plan(options, "avx2, 1 thread", 1, "avx2", cases, held))
     return plans
 
 
@@ -136,8 +139,8 @@ def _plan(
         cases=tuple(cases),
         libraries=libraries,
         only=tuple(filter(None, options.only.split(","))),
-        budget=options.budget or (4.0 if quick else 8.0),
-        fewest=min(options.rounds, 3 if quick else 5),
+        budget=options.budget or (4.0 if quick else 6.0),
+        fewest=min(options.rounds, 3),
         most=options.rounds,
         patience=options.patience or (1.0 if quick else 2.5),
     )
