@@ -3,7 +3,7 @@
 //
 // On x86-64 results that are below 2^-126 become zero, so that a weight that is scaled down to
 // there needs no comparison of its own, and is never slow. Operands below 2^-126 are taken as they
-// are.
+// are. On processors without a mode that is known here it does nothing.
 #ifndef QFA_ATTENTION_FLOAT_MODE_H_
 #define QFA_ATTENTION_FLOAT_MODE_H_
 
@@ -15,7 +15,7 @@
 
 namespace qfa {
 
-class FloatMode {
+class [[maybe_unused]] FloatMode {
  public:
 #if defined(__x86_64__)
   FloatMode() : saved_(_mm_getcsr()) { _mm_setcsr(kDefault | kFlushToZero); }

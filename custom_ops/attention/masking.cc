@@ -205,11 +205,22 @@ void hide_before(const Plan& plan, const QueryRows& rows, const Reach& reach, in
   }
 }
 
-// Positions and windows may be any numbers: sums of three of them do not fit 64 bits.
-__extension__ typedef __int128 Wide;
+// Positions and windows may be any numbers. The sum of two that does not fit 64 bits is farther
+// from every key than the extents of tensors can make up for.
+int64_t sum_within(int64_t a, int64_t b) {
+  int64_t sum;
+  if (!__builtin_add_overflow(a, b, &sum)) return sum;
+  return b < 0 ? INT64_MIN : INT64_MAX;
+}
 
-int64_t clamp(Wide value, int64_t greatest) {
-  return value < 0 ? 0 : (value < greatest ? static_cast<int64_t>(value) : greatest);
+int64_t difference_within(int64_t a, int64_t b) {
+  int64_t difference;
+  if (!__builtin_sub_overflow(a, b, &difference)) return difference;
+  return b < 0 ? INT64_MAX : INT64_MIN;
+}
+
+int64_t clamp(int64_t value, int64_t greatest) {
+  return value < 0 ? 0 : (value < greatest ? value : greatest);
 }
 
 }  // namespace
@@ -217,15 +228,18 @@ int64_t clamp(Wide value, int64_t greatest) {
 Reach reach_of(const Plan& plan, const QueryRows& rows) {
   const qfa_attention& a = plan.request;
   const int64_t length = tokens_of(a, rows.batch).length;
-  const Wide start = Wide{a.causal_offset} + (a.queries_at_end != 0 ? length - a.query_length : 0);
+  const int64_t start = a.queries_at_end != 0 ? length - a.query_length : 0;
+  // Where windows end for a query at position 0.
+  const int64_t right = sum_within(a.causal_offset, a.right_window);
+  const int64_t left = difference_within(a.causal_offset, a.left_window);
   Reach reach = {};
   reach.from = reach.least = length;
   for (int lane = 0; lane < rows.count; ++lane) {
-    const Wide position = start + rows.query[lane];
+    const int64_t position = start + rows.query[lane];
     int64_t first = 0, limit = length;
-    if (a.is_causal != 0) limit = clamp(position + 1, limit);
-    if (a.has_right_window != 0) limit = clamp(position + a.right_window + 1, limit);
-    if (a.has_left_window != 0) first = clamp(position - a.left_window, length);
+    if (a.is_causal != 0) limit = clamp(sum_within(a.causal_offset, position + 1), limit);
+    if (a.has_right_window != 0) limit = clamp(sum_within(right, position + 1), limit);
+    if (a.has_left_window != 0) first = clamp(sum_within(left, position), length);
     if (first >= limit) first = limit = 0;
     reach.first[lane] = first;
     reach.limit[lane] = limit;

@@ -198,6 +198,15 @@ RowCodes quantize_row_neondot(const void* row, int64_t count, float static_scale
           quantize<false>(bytes, count, inverse, codes)};
 }
 
+void spoil_rows_neondot(float* rows, int64_t channels, int count, float* spoil) {
+  for (int j = 0; j < count; ++j, rows += channels) {
+    const bool is_spoilt =
+        greatest_of(reinterpret_cast<const char*>(rows), channels) >= 0x7f800000u;
+    if (is_spoilt) __builtin_memset(rows, 0, static_cast<size_t>(channels) * sizeof(float));
+    spoil[j] = is_spoilt ? __builtin_nanf("") : 0.0f;
+  }
+}
+
 void transpose_codes_neondot(const int8_t* rows, int64_t row_stride, int64_t channels,
                              int8_t* columns) {
   // 16 x 16 bytes at a time: four rounds, each pairs row i with row i + 8 and interleaves them.
