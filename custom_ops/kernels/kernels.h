@@ -12,6 +12,7 @@
 
 #include <stdint.h>
 
+#include "kernels/bfloats.h"
 #include "kernels/formats.h"
 #include "qfa/qfa.h"
 
@@ -318,6 +319,11 @@ inline constexpr float kScaleOfZeroValue = 0x1p-60f;
   X(join_states)                    \
   X(join_lanes)                     \
   X(join_rows)                      \
+  X(pack_bfloats)                   \
+  X(transpose_bfloats)              \
+  X(bfloat_scores)                  \
+  X(bfloat_softmax)                 \
+  X(bfloat_accumulate)              \
   X(load_e4m3_row)                  \
   X(load_e5m2_row)                  \
   X(quantize_e4m3_row)              \

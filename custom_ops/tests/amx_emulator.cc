@@ -159,7 +159,8 @@ int32_t byte_value(uint8_t byte, bool is_signed) {
   return is_signed ? static_cast<int8_t>(byte) : byte;
 }
 
-void multiply(const Instruction& i) {
+// What all products ask of their tiles.
+void require_factors(const Instruction& i) {
   const int sum = i.reg, a = i.rm, b = i.source;
   require(i.mod == 3, "a product with memory");
   require_tile(sum);
@@ -169,6 +170,41 @@ void multiply(const Instruction& i) {
   require(tiles.rows[sum] == tiles.rows[a], "rows of sum and first factor differ");
   require(tiles.row_bytes[sum] == tiles.row_bytes[b], "columns of sum and second factor differ");
   require(tiles.row_bytes[a] == 4 * tiles.rows[b], "depths of the factors differ");
+  ++products;
+}
+
+float bfloat_value(const uint8_t* bytes) {
+  uint16_t upper;
+  memcpy(&upper, bytes, 2);
+  const uint32_t bits = static_cast<uint32_t>(upper) << 16;
+  float value;
+  memcpy(&value, &bits, 4);
+  return value;
+}
+
+// Of bfloat16. The order of the sums is one of many that processors may have.
+void multiply_bfloats(const Instruction& i) {
+  require_factors(i);
+  require(i.prefix == kF3, "an unknown product of floats");
+  const int sum = i.reg, a = i.rm, b = i.source;
+  for (int m = 0; m < tiles.rows[sum]; ++m) {
+    for (int n = 0; n < tiles.row_bytes[sum] / 4; ++n) {
+      float total;
+      memcpy(&total, &tiles.data[sum][m][4 * n], 4);
+      for (int k = 0; k < tiles.row_bytes[a] / 4; ++k) {
+        for (int half = 0; half < 2; ++half) {
+          total += bfloat_value(&tiles.data[a][m][4 * k + 2 * half]) *
+                   bfloat_value(&tiles.data[b][k][4 * n + 2 * half]);
+        }
+      }
+      memcpy(&tiles.data[sum][m][4 * n], &total, 4);
+    }
+  }
+}
+
+void multiply(const Instruction& i) {
+  require_factors(i);
+  const int sum = i.reg, a = i.rm, b = i.source;
   const bool a_signed = i.prefix == kF2 || i.prefix == kF3;
   const bool b_signed = i.prefix == kF2 || i.prefix == k66;
   for (int m = 0; m < tiles.rows[sum]; ++m) {
@@ -182,7 +218,6 @@ void multiply(const Instruction& i) {
       memcpy(&tiles.data[sum][m][4 * n], &total, 4);
     }
   }
-  ++products;
 }
 
 void on_illegal_instruction(int, siginfo_t*, void* raw) {
@@ -201,6 +236,8 @@ void on_illegal_instruction(int, siginfo_t*, void* raw) {
     move_tile(i);
   } else if (i.opcode == 0x5e) {
     multiply(i);
+  } else if (i.opcode == 0x5c) {
+    multiply_bfloats(i);
   } else {
     refuse("an instruction that is not known here");
   }

@@ -10,6 +10,7 @@
 
 #include "amx_emulator.h"
 #include "attention/float_mode.h"
+#include "bfloat_kernels.h"
 #include "check.h"
 #include "format_kernels.h"
 #include "guarded.h"
