@@ -10,6 +10,10 @@ namespace {
 // Rows of K are up to this long.
 constexpr int64_t kMostWidth = 1024;
 
+// Loops over the rows of usual models are unrolled: kernels are made for each length of these, and
+// for all others with 0.
+constexpr int64_t kUsual[] = {64, 128};
+
 __m512i load(const void* from) { return _mm512_loadu_si512(from); }
 
 // sum += four unsigned codes of each lane times four signed codes. In assembly because GCC 12
@@ -97,9 +101,10 @@ QFA_INLINE void score_eight(const int8_t* keys, int64_t stride, int64_t width,
   }
 }
 
-template <int queries>
-void scores_of(const int8_t* keys, int64_t stride, int64_t width, const int8_t* rows, int key_count,
-               int32_t* scores) {
+template <int queries, int64_t fixed>
+void scores_of(const int8_t* keys, int64_t stride, int64_t any_width, const int8_t* rows,
+               int key_count, int32_t* scores) {
+  const int64_t width = fixed != 0 ? fixed : any_width;
   Packed<queries> packed;
   pack(rows, width, packed);
   RowsAhead ahead(keys, stride, width);
@@ -216,9 +221,10 @@ QFA_INLINE void accumulate_runs(const int8_t* values, int64_t stride, int64_t ch
   }
 }
 
-template <int queries>
-void accumulate_of(const int8_t* values, int64_t stride, int64_t channels, const uint8_t* weights,
-                   const float* keep, const float* gain, float* output) {
+template <int queries, int64_t fixed>
+void accumulate_of(const int8_t* values, int64_t stride, int64_t any_channels,
+                   const uint8_t* weights, const float* keep, const float* gain, float* output) {
+  const int64_t channels = fixed != 0 ? fixed : any_channels;
   RowsAhead ahead(values, stride, channels);
   int64_t c = 0;
   if constexpr (queries <= 2) {
@@ -233,23 +239,42 @@ void accumulate_of(const int8_t* values, int64_t stride, int64_t channels, const
   }
 }
 
+template <int64_t fixed>
+void scores_by(const int8_t* keys, int64_t stride, int64_t width, const int8_t* queries,
+               int query_count, int key_count, int32_t* scores) {
+  constexpr decltype(&scores_of<1, fixed>) kBy[kMostFew] = {
+      scores_of<1, fixed>, scores_of<2, fixed>, scores_of<3, fixed>, scores_of<4, fixed>,
+      scores_of<5, fixed>, scores_of<6, fixed>, scores_of<7, fixed>, scores_of<8, fixed>};
+  kBy[query_count - 1](keys, stride, width, queries, key_count, scores);
+}
+
+template <int64_t fixed>
+void accumulate_by(const int8_t* values, int64_t stride, int64_t channels, const uint8_t* weights,
+                   int query_count, const float* keep, const float* gain, float* output) {
+  constexpr decltype(&accumulate_of<1, fixed>) kBy[kMostFew] = {
+      accumulate_of<1, fixed>, accumulate_of<2, fixed>, accumulate_of<3, fixed>,
+      accumulate_of<4, fixed>, accumulate_of<5, fixed>, accumulate_of<6, fixed>,
+      accumulate_of<7, fixed>, accumulate_of<8, fixed>};
+  kBy[query_count - 1](values, stride, channels, weights, keep, gain, output);
+}
+
 }  // namespace
 
 void few_scores_avx512vnni(const int8_t* keys, int64_t key_stride, int64_t width,
                            const int8_t* queries, int query_count, int key_count, int32_t* scores) {
-  constexpr decltype(&scores_of<1>) kBy[kMostFew] = {scores_of<1>, scores_of<2>, scores_of<3>,
-                                                     scores_of<4>, scores_of<5>, scores_of<6>,
-                                                     scores_of<7>, scores_of<8>};
-  kBy[query_count - 1](keys, key_stride, width, queries, key_count, scores);
+  const auto by = width == kUsual[0]   ? scores_by<kUsual[0]>
+                  : width == kUsual[1] ? scores_by<kUsual[1]>
+                                       : scores_by<0>;
+  by(keys, key_stride, width, queries, query_count, key_count, scores);
 }
 
 void few_accumulate_avx512vnni(const int8_t* values, int64_t value_stride, int64_t channels,
                                const uint8_t* weights, int query_count, const float* keep,
                                const float* gain, float* output) {
-  constexpr decltype(&accumulate_of<1>) kBy[kMostFew] = {
-      accumulate_of<1>, accumulate_of<2>, accumulate_of<3>, accumulate_of<4>,
-      accumulate_of<5>, accumulate_of<6>, accumulate_of<7>, accumulate_of<8>};
-  kBy[query_count - 1](values, value_stride, channels, weights, keep, gain, output);
+  const auto by = channels == kUsual[0]   ? accumulate_by<kUsual[0]>
+                  : channels == kUsual[1] ? accumulate_by<kUsual[1]>
+                                          : accumulate_by<0>;
+  by(values, value_stride, channels, weights, query_count, keep, gain, output);
 }
 
 }  // namespace qfa
