@@ -37,11 +37,17 @@ qfa_status check_format(const qfa_attention& a) {
                 "past_values, present_keys and present_values",
                 static_cast<int>(a.kv_format));
   }
+  const char* const computes[] = {"any format", "int8", "int8", "float or fp8e4m3",
+                                  "float or fp8e5m2"};
   const bool is_integer = a.kv_format == QFA_KV_INT8 || a.kv_format == QFA_KV_INT4;
-  if (is_integer != (a.compute == QFA_COMPUTE_INT8)) {
+  const qfa_compute same =
+      a.kv_format == QFA_KV_FP8E4M3 ? QFA_COMPUTE_FP8E4M3 : QFA_COMPUTE_FP8E5M2;
+  const bool fits = is_integer ? a.compute == QFA_COMPUTE_INT8
+                               : a.compute == QFA_COMPUTE_FLOAT || a.compute == same;
+  if (!fits) {
     return fail(QFA_INVALID_ARGUMENT,
-                "a cache of kv_format %d is computed in %s; set compute to that",
-                static_cast<int>(a.kv_format), is_integer ? "int8" : "float");
+                "a cache of kv_format %d is computed in %s, not in compute %d; set compute to that",
+                static_cast<int>(a.kv_format), computes[a.kv_format], static_cast<int>(a.compute));
   }
   if (a.kv_format == QFA_KV_INT4 && (a.v_group <= 0 || a.v_group % kGroupUnit != 0)) {
     return fail(QFA_INVALID_ARGUMENT, "v_group is %" PRId64 "; it must be a multiple of %" PRId64,

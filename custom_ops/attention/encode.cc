@@ -11,6 +11,12 @@
 namespace qfa {
 namespace {
 
+constexpr float kOnes[kKeyBlock] = {
+#define QFA_SIXTEEN_ONES 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1
+    QFA_SIXTEEN_ONES, QFA_SIXTEEN_ONES, QFA_SIXTEEN_ONES, QFA_SIXTEEN_ONES
+#undef QFA_SIXTEEN_ONES
+};
+
 // Codes of one token on their way from the cache that was given, or from a new row, to `codes`.
 class TokenCodes {
  public:
@@ -64,7 +70,8 @@ class TokenCodes {
 
   // Of a block of tokens: where they are, or in `scale`.
   const float* scales_of(int64_t first, float* scale) const {
-    if (side_.channel_scale == nullptr && side_.past_codes->scale_strides[2] == 1) {
+    if (side_.channel_scale != nullptr) return kOnes;
+    if (side_.past_codes->scale_strides[2] == 1) {
       const char* start = side_.scale_row(*side_.past_codes, first, 4);
       // Those of the next block: too few for the processor to see where they lead.
       prefetch(start, kKeyBlock * 4, kKeyBlock * 4);

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "attention/dtype.h"
+#include "attention/fp8.h"
 #include "attention/prefetch.h"
 #include "attention/rows.h"
 #include "attention/side.h"
@@ -12,7 +13,8 @@
 namespace qfa {
 namespace {
 
-// Rows of one side as numbers, from a cache of numbers or of 8-bit floats.
+// Rows of one side as numbers, from a cache of numbers or of 8-bit floats; those that 8-bit floats
+// can hold, where these are computed with.
 class Numbers {
  public:
   Numbers(const Plan& plan, const Kernels& kernels, const Side& side, bool writes,
@@ -21,51 +23,45 @@ class Numbers {
         side_(side),
         puts_(writes && side.is_wanted()),
         copies_(puts_ && !side.is_in_place()),
-        scratch_(scratch) {
-    if (plan.request.kv_format == QFA_KV_FP8E4M3) {
-      load_ = kernels.load_e4m3_row;
-      quantize_ = kernels.quantize_e4m3_row;
-    } else if (plan.request.kv_format == QFA_KV_FP8E5M2) {
-      load_ = kernels.load_e5m2_row;
-      quantize_ = kernels.quantize_e5m2_row;
-    }
-  }
+        scratch_(scratch),
+        fp8_(fp8_of(plan.request, kernels)),
+        is_coded_(plan.request.kv_format != QFA_KV_FLOAT) {}
 
   bool puts() const { return puts_; }
 
   void take_fresh(int64_t fresh, int64_t token, float* row) const {
     const char* source = side_.fresh_row(fresh);
-    if (load_ == nullptr) {
+    if (!is_coded_) {
       if (puts_) memcpy(side_.present_row(token), source, number_bytes());
-      load_row(kernels_, side_.fresh->dtype, source, nullptr, side_.channels, row);
+      take_number(source, row);
       return;
     }
     load_row(kernels_, side_.fresh->dtype, source, nullptr, side_.channels, scratch_.row);
-    const float scale = quantize_(scratch_.row, side_.channels, scratch_.fp8_codes);
-    load_(scratch_.fp8_codes, scale, side_.channels, row);
+    const float scale = fp8_.quantize(scratch_.row, side_.channels, scratch_.fp8_codes);
+    fp8_.load(scratch_.fp8_codes, scale, side_.channels, row);
     if (puts_) put(token, scratch_.fp8_codes, &scale);
   }
 
   void take_old(int64_t token, float* row) const {
     if (copies_) copy_old(token);
-    if (load_ == nullptr) {
+    if (!is_coded_) {
       const char* source = side_.past_row(token);
       const int64_t size = element_size(side_.fresh->dtype);
       prefetch(source, kKeyBlock * side_.past->row_stride * size, side_.channels * size);
-      load_row(kernels_, side_.fresh->dtype, source, nullptr, side_.channels, row);
+      take_number(source, row);
       return;
     }
     const uint8_t* codes = side_.codes_row(*side_.past_codes, token);
     prefetch(codes, kKeyBlock * side_.past_codes->codes_strides[2], side_.channels);
     float scale;
     memcpy(&scale, side_.scale_row(*side_.past_codes, token, 4), 4);
-    load_(codes, scale, side_.channels, row);
+    fp8_.load(codes, scale, side_.channels, row);
   }
 
   // To the present cache, when that is another than the one that was given.
   void copy_old(int64_t token) const {
     if (!copies_) return;
-    if (load_ == nullptr) {
+    if (!is_coded_) {
       memcpy(side_.present_row(token), side_.past_row(token), number_bytes());
     } else {
       put(token, side_.codes_row(*side_.past_codes, token),
@@ -78,6 +74,11 @@ class Numbers {
     return static_cast<size_t>(side_.channels * element_size(side_.fresh->dtype));
   }
 
+  void take_number(const char* source, float* row) const {
+    load_row(kernels_, side_.fresh->dtype, source, nullptr, side_.channels, row);
+    if (fp8_.load != nullptr) fp8_.round(row, side_.channels, scratch_.fp8_codes, row);
+  }
+
   void put(int64_t token, const void* codes, const void* scale) const {
     memcpy(side_.codes_row(*side_.present_codes, token), codes,
            static_cast<size_t>(side_.channels));
@@ -88,8 +89,8 @@ class Numbers {
   const Side& side_;
   const bool puts_, copies_;
   const WorkerScratch& scratch_;
-  load_e4m3_row_fn* load_ = nullptr;
-  quantize_e4m3_row_fn* quantize_ = nullptr;
+  const Fp8 fp8_;
+  const bool is_coded_;
 };
 
 // Takes the tokens of a block from one side into rows of `stride` floats, zeros behind `channels`.

@@ -44,7 +44,8 @@ struct Plan {
   size_t chunk_bytes;     // results of a chunk
   size_t worker_bytes, scratch_bytes;
 
-  bool computes_float() const { return request.compute == QFA_COMPUTE_FLOAT; }
+  // Products are sums of float32, of numbers or of 8-bit floats.
+  bool computes_float() const { return request.compute != QFA_COMPUTE_INT8; }
   bool has_int4() const { return request.kv_format == QFA_KV_INT4; }
   // Few queries multiply 4-bit codes as they are, and weigh them in float32.
   bool few_int4() const { return few && has_int4(); }

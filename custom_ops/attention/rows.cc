@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "attention/dtype.h"
+#include "attention/fp8.h"
 #include "attention/side.h"
 #include "kernels/score_zero.h"
 
@@ -103,11 +104,13 @@ void encode_queries(const Plan& plan, const Kernels& kernels, const QueryRows& r
 void widen_queries(const Plan& plan, const Kernels& kernels, const QueryRows& rows,
                    const WorkerScratch& scratch) {
   const qfa_attention& a = plan.request;
+  const Fp8 fp8 = fp8_of(a, kernels);
   if (plan.few) {
     for (int q = 0; q < rows.count; ++q) {
       float* row = scratch.float_queries + q * a.qk_channels;
       load_row(kernels, a.query.dtype, query_row(plan, rows, q), nullptr, a.qk_channels, row);
       if (plan.rotation_block != 0) kernels.rotate_row(row, a.qk_channels, plan.rotation_block);
+      if (computes_fp8(a)) fp8.round(row, a.qk_channels, scratch.fp8_codes, row);
     }
     return;
   }
@@ -117,6 +120,7 @@ void widen_queries(const Plan& plan, const Kernels& kernels, const QueryRows& ro
   for (int lane = 0; lane < rows.count; ++lane) {
     load_row(kernels, a.query.dtype, query_row(plan, rows, lane), nullptr, a.qk_channels,
              scratch.row);
+    if (computes_fp8(a)) fp8.round(scratch.row, a.qk_channels, scratch.fp8_codes, scratch.row);
     float* target = scratch.float_queries + lane;
     for (int64_t c = 0; c < a.qk_channels; ++c) target[c * kLanes] = scratch.row[c];
   }

@@ -138,7 +138,7 @@ qfa_status check_extensions(const qfa_attention& a) {
                 static_cast<int>(a.past_key.dtype), static_cast<int>(a.past_value.dtype),
                 static_cast<int>(a.key.dtype), static_cast<int>(a.value.dtype));
   }
-  if (a.compute != QFA_COMPUTE_INT8 && a.compute != QFA_COMPUTE_FLOAT) {
+  if (a.compute < QFA_COMPUTE_INT8 || a.compute > QFA_COMPUTE_FP8E5M2) {
     return fail(QFA_INVALID_ARGUMENT, "compute %d is unknown", static_cast<int>(a.compute));
   }
   if (a.k_mean != nullptr && a.compute == QFA_COMPUTE_INT8 &&
@@ -147,11 +147,14 @@ qfa_status check_extensions(const qfa_attention& a) {
                 "k_mean is given with a %s, which feels the shift of the scores; leave k_mean out",
                 a.softcap > 0.0f ? "softcap" : "sink");
   }
-  if (a.compute == QFA_COMPUTE_FLOAT &&
+  if (a.compute != QFA_COMPUTE_INT8 &&
       (a.q_scale != nullptr || a.k_scale != nullptr || a.v_scale != nullptr)) {
-    return fail(QFA_INVALID_ARGUMENT,
-                "static scales are given, but attention in float32 quantizes nothing; leave them "
-                "out");
+    return fail(
+        QFA_INVALID_ARGUMENT,
+        "static scales are given, but attention in %s quantizes nothing with them; leave them "
+        "out",
+        a.compute == QFA_COMPUTE_FLOAT ? "float32" : "8-bit floats"); leave them out",
+                static_cast<int>(a.compute));
   }
   return QFA_OK;
 }

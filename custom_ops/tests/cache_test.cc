@@ -167,6 +167,46 @@ QFA_TEST(each_step_is_attention_over_what_the_cache_holds) {
   }
 }
 
+// Numbers as a cache of `format` holds them, decoded by the tests' own code.
+std::vector<float> held(const CacheFormat& format, const std::vector<float>& rows, int64_t heads,
+                        int64_t count, int64_t channels) {
+  const std::vector<float> query(static_cast<size_t>(heads * channels));
+  std::vector<float> output(static_cast<size_t>(heads * channels));
+  Problem p = Problem::random({1, heads, heads, 1, count, channels, channels}, 1);
+  p.key = p.value = rows;
+  qfa_attention a = p.request(output.data());
+  Cache cache(format, 1, heads, count, channels, channels);
+  set_cache(a, format, nullptr, &cache);
+  run(a, QFA_ISA_AUTO);
+  const std::vector<double> numbers = cache.keys.decode({count}, {});
+  return std::vector<float>(numbers.begin(), numbers.end());
+}
+
+QFA_TEST(computing_in_8_bit_floats) {
+  for (const CacheFormat& format : cache_formats()) {
+    const bool is_e4m3 = format.kv_format == QFA_KV_FP8E4M3;
+    if (!is_e4m3 && format.kv_format != QFA_KV_FP8E5M2) continue;
+    for (const int64_t queries : {1, 5, 20, 100}) {
+      for (const int64_t channels : {40, 64}) {
+        Problem p = Problem::random({1, 4, 2, queries, 150, channels, channels}, 11);
+        p.compute = is_e4m3 ? QFA_COMPUTE_FP8E4M3 : QFA_COMPUTE_FP8E5M2;
+        p.causal = p.queries_at_end = true;
+        const std::vector<float> output = p.run(QFA_ISA_AUTO);
+        Problem exact = p;
+        exact.query = held(format, p.query, 4, queries, channels);
+        exact.key = held(format, p.key, 2, 150, channels);
+        exact.value = held(format, p.value, 2, 150, channels);
+        const double error = normalized_error(output, exact.oracle());
+        CHECK_THAT(error <= 1e-4, "%s %d queries: error %g", format.name, static_cast<int>(queries),
+                   error);
+        const double coarse = normalized_error(output, p.oracle());
+        CHECK_THAT(coarse > 1e-4 && coarse < (is_e4m3 ? 6e-3 : 3e-2), "%s: error %g", format.name,
+                   coarse);
+      }
+    }
+  }
+}
+
 QFA_TEST(same_bits_on_every_set) {
   for (const CacheFormat& format : cache_formats()) {
     const Conversation c(extents(total(kPieces), 80, 48), format, 2);

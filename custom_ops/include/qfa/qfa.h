@@ -56,8 +56,10 @@ typedef QFA_ENUM(qfa_status) {
 typedef QFA_ENUM(qfa_dtype) { QFA_FLOAT32 = 0, QFA_FLOAT16 = 1, QFA_BFLOAT16 = 2 } qfa_dtype;
 
 typedef QFA_ENUM(qfa_compute) {
-  QFA_COMPUTE_INT8 = 0, /* both products on int8 codes */
-  QFA_COMPUTE_FLOAT = 1 /* both products in float32; nothing is quantized */
+  QFA_COMPUTE_INT8 = 0,    /* both products on int8 codes */
+  QFA_COMPUTE_FLOAT = 1,   /* both products in float32; nothing is quantized */
+  QFA_COMPUTE_FP8E4M3 = 2, /* rows of Q, K and V are coded in 8-bit floats with a scale per row; */
+  QFA_COMPUTE_FP8E5M2 = 3  /* sums of products are float32 */
 } qfa_compute;
 
 typedef QFA_ENUM(qfa_isa) {
@@ -77,8 +79,8 @@ typedef QFA_ENUM(qfa_kv_format) {
   QFA_KV_FLOAT = 0,   /* numbers of the type of key and value: past_key, present_key, ... */
   QFA_KV_INT8 = 1,    /* symmetric codes -127..127; needs QFA_COMPUTE_INT8 */
   QFA_KV_INT4 = 2,    /* two codes 0..15 in a byte, the even channel low; needs QFA_COMPUTE_INT8 */
-  QFA_KV_FP8E4M3 = 3, /* e4m3fn; needs QFA_COMPUTE_FLOAT */
-  QFA_KV_FP8E5M2 = 4  /* needs QFA_COMPUTE_FLOAT */
+  QFA_KV_FP8E4M3 = 3, /* e4m3fn; needs QFA_COMPUTE_FLOAT or QFA_COMPUTE_FP8E4M3 */
+  QFA_KV_FP8E5M2 = 4  /* needs QFA_COMPUTE_FLOAT or QFA_COMPUTE_FP8E5M2 */
 } qfa_kv_format;
 
 typedef QFA_ENUM(qfa_rotation) {
@@ -186,8 +188,9 @@ typedef struct qfa_attention {
 
   /* Since version 2. A request that ends here, or whose rest is zero, means what it meant. */
 
-  qfa_compute compute; /* float: static scales are refused, k_mean and rotation have no effect */
-  float softcap;       /* c > 0: a scaled score s counts as c * tanh(s / c); 0: off */
+  /* Other than int8: static scales are refused, k_mean and rotation have no effect. */
+  qfa_compute compute;
+  float softcap; /* c > 0: a scaled score s counts as c * tanh(s / c); 0: off */
 
   /* Query i stands at p = i + causal_offset; with queries_at_end at
    * p = i + causal_offset + (length of the keys) - S. */
