@@ -149,12 +149,10 @@ qfa_status check_extensions(const qfa_attention& a) {
   }
   if (a.compute != QFA_COMPUTE_INT8 &&
       (a.q_scale != nullptr || a.k_scale != nullptr || a.v_scale != nullptr)) {
-    return fail(
-        QFA_INVALID_ARGUMENT,
-        "static scales are given, but attention in %s quantizes nothing with them; leave them "
-        "out",
-        a.compute == QFA_COMPUTE_FLOAT ? "float32" : "8-bit floats"); leave them out",
-                static_cast<int>(a.compute));
+    return fail(QFA_INVALID_ARGUMENT,
+                "static scales are given, but attention in %s quantizes nothing with them; leave "
+                "them out",
+                a.compute == QFA_COMPUTE_FLOAT ? "float32" : "8-bit floats");
   }
   return QFA_OK;
 }

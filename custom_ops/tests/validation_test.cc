@@ -184,7 +184,7 @@ QFA_TEST(softcaps_windows_lengths_and_sinks) {
   });
   refuses(QFA_INVALID_ARGUMENT, "compute 4",
           [](auto& a) { a.compute = static_cast<qfa_compute>(4); });
-  refuses(QFA_INVALID_ARGUMENT, "float32 quantizes nothing", [](auto& a) {
+  refuses(QFA_INVALID_ARGUMENT, "float32 quantizes nothing with them", [](auto& a) {
     a.compute = QFA_COMPUTE_FLOAT;
     a.q_scale = logits;
     a.q_scale_count = 1;
