@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Sequence
+from typing import Final
 
 Run = Callable[[], object]
+
+_LONG: Final = 0.02
+"""Seconds of a call beside which filling the caches of the processor takes no time."""
 
 
 def in_turns(
@@ -18,9 +23,9 @@ def in_turns(
 ) -> list[list[float]]:
     """Seconds per call of each run in each round.
 
-    In every round each run has its turn, in an order that goes one place further with every round; short ones are
-    repeated to at least ``shortest`` seconds. The first call of each turn is part of the repeats: whatever the turn
-    before left in the caches is paid by all alike.
+    In every round each run has its turn, in another order every time. A turn begins with a call that is not timed, so
+    that nobody pays for what the one before left in the caches; where calls are long that does not matter, and is
+    left out. Short ones are repeated to at least ``shortest`` seconds.
 
     Args:
         runs: What is timed.
@@ -30,13 +35,17 @@ def in_turns(
         shortest: Seconds of a turn.
     """
     repeats = [max(1, round(shortest / max(seconds, 1e-7))) for seconds in once]
-    a_round = sum(count * seconds for count, seconds in zip(repeats, once, strict=True))
+    warm = [seconds < _LONG for seconds in once]
+    a_round = sum(
+        (calls + first) * seconds for calls, first, seconds in zip(repeats, warm, once, strict=True)
+    )
     count = max(rounds[0], min(rounds[1], int(budget / max(a_round, 1e-9))))
     times: list[list[float]] = [[] for _ in runs]
     for turn in range(count):
-        for place in range(len(runs)):
-            index = (turn + place) % len(runs)
+        for index in random.Random(turn).sample(range(len(runs)), len(runs)):
             run, calls = runs[index], repeats[index]
+            if warm[index]:
+                run()
             start = time.perf_counter()
             for _ in range(calls):
                 run()
