@@ -33,7 +33,7 @@ compile() { # sanitizers, target, further options
   sanitizers=$1 target=$2
   shift 2
   cmake -S "$source" -B "$build/$target" -DQFA_BUILD_FUZZERS=ON -DQFA_SANITIZE="$sanitizers" \
-    -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS_DEBUG=-O2 "$@" >"$build/cmake.log"
+    -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS_DEBUG=-O1 "$@" >"$build/cmake.log"
   cmake --build "$build/$target" -j "${JOBS:-2}" --target "$target" attention_random \
     >"$build/build.log" || { tail -n 50 "$build/build.log"; exit 1; }
 }
