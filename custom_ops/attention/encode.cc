@@ -100,7 +100,7 @@ class TokenCodes {
   size_t channel_bytes() const { return static_cast<size_t>(side_.channels); }
 
   float encode(const char* source, int8_t* codes) const {
-    return encode_row(kernels_, side_, side_.fresh->dtype, source, padded_, row_, codes).scale;
+    return encode_row(kernels_, side_, side_.fresh->dtype, source, padded_, row_, codes);
   }
 
   void copy_numbers(const char* source, int64_t token) const {
@@ -124,8 +124,8 @@ float channel_scale_at(const float* scales, int64_t channel) {
 
 }  // namespace
 
-RowCodes encode_row(const Kernels& kernels, const Side& side, qfa_dtype dtype, const char* source,
-                    int64_t padded, float* row, int8_t* codes) {
+float encode_row(const Kernels& kernels, const Side& side, qfa_dtype dtype, const char* source,
+                 int64_t padded, float* row, int8_t* codes) {
   const int64_t channels = side.channels;
   memset(codes + channels, 0, static_cast<size_t>(padded - channels));
   const bool as_it_is = dtype == QFA_FLOAT32 && side.mean == nullptr && side.rotation_block == 0 &&
@@ -137,8 +137,8 @@ RowCodes encode_row(const Kernels& kernels, const Side& side, qfa_dtype dtype, c
     return kernels.quantize_row(row, channels, side.static_scale, codes);
   }
   for (int64_t c = 0; c < channels; ++c) row[c] /= channel_scale_at(side.channel_scale, c);
-  const RowCodes result = kernels.quantize_row(row, channels, 1.0f, codes);
-  return {1.0f, result.sum};
+  kernels.quantize_row(row, channels, 1.0f, codes);
+  return 1.0f;
 }
 
 CodeRows take_codes(const Plan& plan, const Kernels& kernels, const Side& side, int64_t key_block,

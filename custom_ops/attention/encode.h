@@ -10,10 +10,11 @@
 
 namespace qfa {
 
-// Codes of a row of numbers of `dtype`, behind the mean and the rotation of `side`. Codes from
-// `channels` to `padded` are zeros. A row under scales per channel has the scale 1.
-RowCodes encode_row(const Kernels& kernels, const Side& side, qfa_dtype dtype, const char* source,
-                    int64_t padded, float* row, int8_t* codes);
+// Codes of a row of numbers of `dtype`, behind the mean and the rotation of `side`; returns their
+// scale. Codes from `channels` to `padded` are zeros. A row under scales per channel has the
+// scale 1.
+float encode_row(const Kernels& kernels, const Side& side, qfa_dtype dtype, const char* source,
+                 int64_t padded, float* row, int8_t* codes);
 
 // 64 rows of codes as they lie, and their scales.
 struct CodeRows {

@@ -216,7 +216,7 @@ CodeRows take_int4_as_codes(const Plan& plan, const Kernels& kernels, const Side
                                group.scale, group.zero_point, channels, 1, scratch.row, channels);
       }
     }
-    scale[j] = kernels.quantize_row(numbers, channels, 0.0f, codes).scale;
+    scale[j] = kernels.quantize_row(numbers, channels, 0.0f, codes);
   }
   return {tile, padded, scale};
 }

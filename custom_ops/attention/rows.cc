@@ -17,9 +17,9 @@ const char* query_row(const Plan& plan, const QueryRows& rows, int lane) {
   return static_cast<const char*>(t.data) + offset * element_size(t.dtype);
 }
 
-// Codes of one query row, padded with zeros.
-RowCodes encode_query(const Plan& plan, const Kernels& kernels, const QueryRows& rows, int lane,
-                      float* row, int8_t* codes) {
+// Codes of one query row, padded with zeros; returns their scale.
+float encode_query(const Plan& plan, const Kernels& kernels, const QueryRows& rows, int lane,
+                   float* row, int8_t* codes) {
   const qfa_attention& a = plan.request;
   const char* source = query_row(plan, rows, lane);
   const float static_scale = static_scale_of(a.q_scale, a.q_scale_count, rows.head[lane]);
@@ -92,8 +92,8 @@ void encode_queries(const Plan& plan, const Kernels& kernels, const QueryRows& r
                     const WorkerScratch& scratch, float* query_scale) {
   auto* codes = plan.few ? reinterpret_cast<int8_t*>(scratch.queries) : scratch.codes;
   for (int lane = 0; lane < rows.count; ++lane, codes += plan.code_stride) {
-    const RowCodes query = encode_query(plan, kernels, rows, lane, scratch.row, codes);
-    query_scale[lane] = score_scale(query.scale * plan.score_factor);
+    const float scale = encode_query(plan, kernels, rows, lane, scratch.row, codes);
+    query_scale[lane] = score_scale(scale * plan.score_factor);
   }
   for (int lane = rows.count; lane < kLanes; ++lane) query_scale[lane] = 0.0f;
   if (plan.few) return;

@@ -36,11 +36,6 @@ inline constexpr int kGroupBytes = kLanes * 4;
 // Packed queries take at most this many bytes per code.
 inline constexpr int kPackedCodeBytes = 2;
 
-struct RowCodes {
-  float scale;  // value of one code step; NaN when the row holds a NaN or an infinity
-  int32_t sum;  // of all codes
-};
-
 // BlockSum, the order in which the weights of a block are added, the same whether lanes are queries
 // or keys: part[i] for i in 0..15 takes keys i, 16 + i, 32 + i and 48 + i in this order, starting
 // from 0, by fma; then column[q] = (part[4q] + part[4q + 1]) + (part[4q + 2] + part[4q + 3]), and
@@ -103,10 +98,11 @@ using load_bfloat_row_fn = void(const void* source, const float* mean, int64_t c
 // 8..count. Butterflies of distance 1, 2, 4, ... in this order: (a, b) -> (a + b, a - b).
 using rotate_row_fn = void(float* row, int64_t count, int64_t block);
 
-// Codes of one row of floats, which may be unaligned. static_scale 0: the scale is absmax / 127, at
-// least kSmallestScale, 0 for a row of zeros, and codes are rint(x * (127 / absmax)); else codes
-// are rint(x / static_scale). Codes are clamped to -127..127, and are all 0 where the scale is NaN.
-using quantize_row_fn = RowCodes(const void* row, int64_t count, float static_scale, int8_t* codes);
+// Codes of one row of floats, which may be unaligned; returns their scale, the value of one step.
+// static_scale 0: the scale is absmax / 127, at least kSmallestScale, 0 for a row of zeros, and
+// codes are rint(x * (127 / absmax)); else codes are rint(x / static_scale). Codes are clamped to
+// -127..127. A row that holds a NaN or an infinity has the scale NaN and codes of 0.
+using quantize_row_fn = float(const void* row, int64_t count, float static_scale, int8_t* codes);
 
 // columns[c][j] = rows[j][c] for 64 rows and `channels` (a multiple of 16) columns.
 using transpose_codes_fn = void(const int8_t* rows, int64_t row_stride, int64_t channels,

@@ -61,16 +61,14 @@ QFA_TEST(codes_are_the_nearest) {
     for (float& x : row)
       x = random.normal() * ldexpf(1.0f, static_cast<int>(random.below(60)) - 30);
     int8_t codes[64];
-    const RowCodes result = quantize_row_scalar(row, 64, 0.0f, codes);
-    int32_t sum = 0;
+    const float scale = quantize_row_scalar(row, 64, 0.0f, codes);
     int largest = 0;
     for (int i = 0; i < 64; ++i) {
-      const double error = fabs(static_cast<double>(row[i]) - codes[i] * double(result.scale));
-      CHECK(error <= double(result.scale) * 0.50001);
-      sum += codes[i];
+      const double error = fabs(static_cast<double>(row[i]) - codes[i] * double(scale));
+      CHECK(error <= double(scale) * 0.50001);
       largest = codes[i] > largest ? codes[i] : (-codes[i] > largest ? -codes[i] : largest);
     }
-    CHECK(sum == result.sum && largest == 127);
+    CHECK(largest == 127);
   }
 }
 
@@ -81,7 +79,7 @@ QFA_TEST(static_codes_are_those_of_quantize_linear) {
     for (float& x : row) x = random.normal() * 3.0f;
     const float scale = static_cast<float>(random.uniform()) * 0.05f + 1e-3f;
     int8_t codes[64];
-    CHECK(quantize_row_scalar(row, 64, scale, codes).scale == scale);
+    CHECK(quantize_row_scalar(row, 64, scale, codes) == scale);
     for (int i = 0; i < 64; ++i) {
       const float steps = nearbyintf(row[i] / scale);
       CHECK(codes[i] == static_cast<int>(fminf(fmaxf(steps, -127.0f), 127.0f)));

@@ -54,7 +54,7 @@ void fold_query(const float* query, const void* scale, const int8_t* zero_point,
     __builtin_memcpy(values + c, rest, static_cast<size_t>(4 * (channels - c)));
   }
   int8_t codes[kMostChannels + kByteChannels];
-  folded.scale = quantize_row_neondot(values, channels, 0.0f, codes).scale;
+  folded.scale = quantize_row_neondot(values, channels, 0.0f, codes);
   __builtin_memset(codes + channels, 0, kByteChannels);
 
   int32x4_t zero = vdupq_n_s32(0);

@@ -73,26 +73,17 @@ inline __attribute__((always_inline)) int8x16_t codes_of(const char* row, float3
   return vmaxq_s8(vqmovn_high_s16(vqmovn_s16(low), high), vdupq_n_s8(-127));
 }
 
-// Returns the sum of the codes.
 template <bool divide>
-int32_t quantize(const char* row, int64_t count, float factor, int8_t* codes) {
+void quantize(const char* row, int64_t count, float factor, int8_t* codes) {
   const float32x4_t by = vdupq_n_f32(factor);
-  const int8x16_t ones = vdupq_n_s8(1);
-  int32x4_t sum = vdupq_n_s32(0);
   int64_t i = 0;
-  for (; i + 16 <= count; i += 16) {
-    const int8x16_t code = codes_of<divide>(row + 4 * i, by);
-    sum = vdotq_s32(sum, code, ones);
-    vst1q_s8(codes + i, code);
-  }
+  for (; i + 16 <= count; i += 16) vst1q_s8(codes + i, codes_of<divide>(row + 4 * i, by));
   if (i < count) {
     char rest[64] = {};  // zeros have the code 0
     __builtin_memcpy(rest, row + 4 * i, static_cast<size_t>(4 * (count - i)));
     const int8x16_t code = codes_of<divide>(rest, by);
-    sum = vdotq_s32(sum, code, ones);
     __builtin_memcpy(codes + i, &code, static_cast<size_t>(count - i));
   }
-  return vaddvq_s32(sum);
 }
 
 // The bits of the greatest magnitude: NaN orders above infinity, infinity above numbers.
@@ -180,22 +171,23 @@ void rotate_row_neondot(float* row, int64_t count, int64_t block) {
   }
 }
 
-RowCodes quantize_row_neondot(const void* row, int64_t count, float static_scale, int8_t* codes) {
+float quantize_row_neondot(const void* row, int64_t count, float static_scale, int8_t* codes) {
   const char* bytes = static_cast<const char*>(row);
   const uint32_t greatest = greatest_of(bytes, count);
   if (greatest >= 0x7f800000u) {
     __builtin_memset(codes, 0, static_cast<size_t>(count));
-    return {__builtin_nanf(""), 0};
+    return __builtin_nanf("");
   }
   if (static_scale != 0.0f) {
-    return {static_scale, quantize<true>(bytes, count, static_scale, codes)};
+    quantize<true>(bytes, count, static_scale, codes);
+    return static_scale;
   }
   const float absmax = __builtin_bit_cast(float, greatest);
   const float scale = absmax / 127.0f;
   const bool tiny = scale < kSmallestScale;
   const float inverse = tiny ? 1.0f / kSmallestScale : 127.0f / absmax;
-  return {absmax == 0.0f ? 0.0f : (tiny ? kSmallestScale : scale),
-          quantize<false>(bytes, count, inverse, codes)};
+  quantize<false>(bytes, count, inverse, codes);
+  return absmax == 0.0f ? 0.0f : (tiny ? kSmallestScale : scale);
 }
 
 void spoil_rows_neondot(float* rows, int64_t channels, int count, float* spoil) {

@@ -33,13 +33,13 @@ void few_int4_scores_scalar(const uint8_t* codes, int64_t code_stride, const voi
     for (int64_t c = 0; c < channels; ++c) {
       folded[c] = queries[q * channels + c] * scale_at(scale, c);
     }
-    const RowCodes row = quantize_row_scalar(folded, channels, 0.0f, folded_codes);
+    const float row_scale = quantize_row_scalar(folded, channels, 0.0f, folded_codes);
     for (int64_t j = 0; j < kInt4KeyGroup; ++j) {
       int32_t sum = 0;
       for (int64_t c = 0; c < channels; ++c) {
         sum += folded_codes[c] * (code_at(codes + j * code_stride, c) - zero_point[c]);
       }
-      scores[q * kKeyBlock + j] = static_cast<float>(sum) * row.scale;
+      scores[q * kKeyBlock + j] = static_cast<float>(sum) * row_scale;
     }
   }
 }

@@ -57,7 +57,7 @@ void rotate_row_scalar(float* row, int64_t count, int64_t block) {
   }
 }
 
-RowCodes quantize_row_scalar(const void* row, int64_t count, float static_scale, int8_t* codes) {
+float quantize_row_scalar(const void* row, int64_t count, float static_scale, int8_t* codes) {
   // The greatest magnitude as an integer: NaN orders above infinity, infinity above numbers.
   uint32_t greatest = 0;
   for (int64_t i = 0; i < count; ++i) {
@@ -66,21 +66,20 @@ RowCodes quantize_row_scalar(const void* row, int64_t count, float static_scale,
   }
   if (greatest >= 0x7f800000u) {
     memset(codes, 0, static_cast<size_t>(count));
-    return {nanf(""), 0};
+    return nanf("");
   }
-  RowCodes result = {static_scale, 0};
+  float result = static_scale;
   float inverse = 0.0f;
   if (static_scale == 0.0f) {
     const float absmax = std::bit_cast<float>(greatest);
     const float scale = absmax / 127.0f;
     const bool tiny = scale < kSmallestScale;
-    result.scale = absmax == 0.0f ? 0.0f : (tiny ? kSmallestScale : scale);
+    result = absmax == 0.0f ? 0.0f : (tiny ? kSmallestScale : scale);
     inverse = tiny ? 1.0f / kSmallestScale : 127.0f / absmax;
   }
   for (int64_t i = 0; i < count; ++i) {
     const float x = load<float>(row, i);
     codes[i] = to_code(static_scale == 0.0f ? x * inverse : x / static_scale);
-    result.sum += codes[i];
   }
   return result;
 }

@@ -29,13 +29,6 @@ int32_t greatest_of(__m256i x) {
   return _mm_cvtsi128_si32(y);
 }
 
-int32_t sum_of(__m256i x) {
-  __m128i y = _mm_add_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
-  y = _mm_add_epi32(y, _mm_shuffle_epi32(y, 0x4e));
-  y = _mm_add_epi32(y, _mm_shuffle_epi32(y, 0xb1));
-  return _mm_cvtsi128_si32(y);
-}
-
 // Eight int32 codes, each within -127..127, as eight bytes.
 __m128i narrow(__m256i code) {
   const __m128i words =
@@ -96,7 +89,7 @@ void rotate_row_avx2(float* row, int64_t count, int64_t block) {
   }
 }
 
-RowCodes quantize_row_avx2(const void* row, int64_t count, float static_scale, int8_t* codes) {
+float quantize_row_avx2(const void* row, int64_t count, float static_scale, int8_t* codes) {
   const __m256i magnitude_bits = _mm256_set1_epi32(0x7fffffff);
   __m256i greatest = _mm256_setzero_si256();
   for (int64_t i = 0; i < count; i += 8) {
@@ -106,31 +99,28 @@ RowCodes quantize_row_avx2(const void* row, int64_t count, float static_scale, i
   const int32_t absmax_bits = greatest_of(greatest);
   if (absmax_bits >= 0x7f800000) {
     for (int64_t i = 0; i < count; ++i) codes[i] = 0;
-    return {__builtin_nanf(""), 0};
+    return __builtin_nanf("");
   }
-  RowCodes result = {static_scale, 0};
+  float result = static_scale;
   float factor = static_scale;
   if (static_scale == 0.0f) {
     const float absmax = _mm_cvtss_f32(_mm_castsi128_ps(_mm_cvtsi32_si128(absmax_bits)));
     const float scale = absmax / 127.0f;
     const bool tiny = scale < kSmallestScale;
-    result.scale = absmax == 0.0f ? 0.0f : (tiny ? kSmallestScale : scale);
+    result = absmax == 0.0f ? 0.0f : (tiny ? kSmallestScale : scale);
     factor = tiny ? 1.0f / kSmallestScale : 127.0f / absmax;
   }
   const __m256 by = _mm256_set1_ps(factor);
   const __m256 low = _mm256_set1_ps(-127.0f), high = _mm256_set1_ps(127.0f);
-  __m256i sum = _mm256_setzero_si256();
   for (int64_t i = 0; i < count; i += 8) {
     const int64_t left = count - i;
     const __m256 x = _mm256_maskload_ps(at(row, i), first(left));
     const __m256 scaled = static_scale == 0.0f ? _mm256_mul_ps(x, by) : _mm256_div_ps(x, by);
     const __m256 clamped = _mm256_min_ps(_mm256_max_ps(scaled, low), high);
     const __m256i code = _mm256_cvtps_epi32(clamped);
-    sum = _mm256_add_epi32(sum, code);
     const __m128i bytes = narrow(code);
     __builtin_memcpy(codes + i, &bytes, left >= 8 ? 8 : static_cast<size_t>(left));
   }
-  result.sum = sum_of(sum);
   return result;
 }
 

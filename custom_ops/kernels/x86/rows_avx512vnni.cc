@@ -24,23 +24,29 @@ __m512 butterfly(__m512 x, __m512 partner, __mmask16 upper) {
   return _mm512_mask_sub_ps(_mm512_add_ps(x, partner), upper, partner, x);
 }
 
-// Codes of `whole` floats, a multiple of 16, and of those of `tail` behind them; returns their sum.
+// Codes of `whole` floats, a multiple of 16, and of those of `tail` behind them.
 template <typename CodeOf>
-inline __attribute__((always_inline)) int32_t write_codes(const void* row, int64_t whole,
-                                                          __mmask16 tail, const CodeOf& code_of,
-                                                          int8_t* codes) {
-  __m512i sum = _mm512_setzero_si512();
-  for (int64_t i = 0; i < whole; i += 16) {
+inline __attribute__((always_inline)) void write_codes(const void* row, int64_t whole,
+                                                       __mmask16 tail, const CodeOf& code_of,
+                                                       int8_t* codes) {
+  // Packing works in quarters of a register: these are the 32-bit groups in their order.
+  const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  int64_t i = 0;
+  for (; i + 64 <= whole; i += 64) {
+    __m512i code[4];
+    for (int k = 0; k < 4; ++k) code[k] = code_of(_mm512_loadu_ps(at(row, 4 * i + 64 * k)));
+    const __m512i bytes = _mm512_packs_epi16(_mm512_packs_epi32(code[0], code[1]),
+                                             _mm512_packs_epi32(code[2], code[3]));
+    _mm512_storeu_si512(codes + i, _mm512_permutexvar_epi32(order, bytes));
+  }
+  for (; i < whole; i += 16) {
     const __m512i code = code_of(_mm512_loadu_ps(at(row, 4 * i)));
-    sum = _mm512_add_epi32(sum, code);
     _mm_storeu_si128(reinterpret_cast<__m128i*>(codes + i), _mm512_cvtepi32_epi8(code));
   }
   if (tail != 0) {
     const __m512i code = code_of(_mm512_maskz_loadu_ps(tail, at(row, 4 * whole)));
-    sum = _mm512_add_epi32(sum, code);
     _mm_mask_storeu_epi8(codes + whole, tail, _mm512_cvtepi32_epi8(code));
   }
-  return _mm512_reduce_add_epi32(sum);
 }
 
 }  // namespace
@@ -90,8 +96,7 @@ void rotate_row_avx512vnni(float* row, int64_t count, int64_t block) {
   }
 }
 
-RowCodes quantize_row_avx512vnni(const void* row, int64_t count, float static_scale,
-                                 int8_t* codes) {
+float quantize_row_avx512vnni(const void* row, int64_t count, float static_scale, int8_t* codes) {
   const __m512i magnitude_bits = _mm512_set1_epi32(0x7fffffff);
   const int64_t whole = count & ~int64_t{15};
   const __mmask16 tail = first(count - whole);
@@ -105,7 +110,7 @@ RowCodes quantize_row_avx512vnni(const void* row, int64_t count, float static_sc
   const int32_t absmax_bits = _mm512_reduce_max_epi32(greatest);
   if (absmax_bits >= 0x7f800000) {
     for (int64_t i = 0; i < count; ++i) codes[i] = 0;
-    return {__builtin_nanf(""), 0};
+    return __builtin_nanf("");
   }
   if (static_scale != 0.0f) {
     const __m512 by = _mm512_set1_ps(static_scale);
@@ -113,7 +118,8 @@ RowCodes quantize_row_avx512vnni(const void* row, int64_t count, float static_sc
       const __m512 scaled = _mm512_max_ps(_mm512_div_ps(x, by), _mm512_set1_ps(-127.0f));
       return _mm512_cvtps_epi32(_mm512_min_ps(scaled, _mm512_set1_ps(127.0f)));
     };
-    return {static_scale, write_codes(row, whole, tail, code_of, codes)};
+    write_codes(row, whole, tail, code_of, codes);
+    return static_scale;
   }
   const float absmax = _mm_cvtss_f32(_mm_castsi128_ps(_mm_cvtsi32_si128(absmax_bits)));
   const float scale = absmax / 127.0f;
@@ -121,8 +127,8 @@ RowCodes quantize_row_avx512vnni(const void* row, int64_t count, float static_sc
   const __m512 by = _mm512_set1_ps(tiny ? 1.0f / kSmallestScale : 127.0f / absmax);
   // Rounding cannot carry a product past 127.5: nothing to clamp.
   const auto code_of = [by](__m512 x) { return _mm512_cvtps_epi32(_mm512_mul_ps(x, by)); };
-  const int32_t sum = write_codes(row, whole, tail, code_of, codes);
-  return {absmax == 0.0f ? 0.0f : (tiny ? kSmallestScale : scale), sum};
+  write_codes(row, whole, tail, code_of, codes);
+  return absmax == 0.0f ? 0.0f : (tiny ? kSmallestScale : scale);
 }
 
 void spoil_rows_avx512vnni(float* rows, int64_t channels, int count, float* spoil) {
