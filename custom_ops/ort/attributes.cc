@@ -96,10 +96,13 @@ void check_window(const char* name, int64_t value) {
 // Which caches go with which arithmetic.
 void check_cache(const Attributes& attributes) {
   const std::string& format = attributes.kv_format;
-  const bool integer = format == "int8" || format == "int4";
-  if (format != "float" && integer != (attributes.compute_format == "int8")) {
-    reject("kv_format is \"" + format + "\" and compute_format is \"" + attributes.compute_format +
-           "\", but a cache of int8 or int4 is computed in \"int8\", and one of fp8 in \"float\"");
+  const std::string& compute = attributes.compute_format;
+  const bool is_integer = format == "int8" || format == "int4";
+  const bool fits = is_integer ? compute == "int8" : compute == "float" || compute == format;
+  if (format != "float" && !fits) {
+    reject("kv_format is \"" + format + "\" and compute_format is \"" + compute +
+           "\", but such a cache is computed in \"" +
+           (is_integer ? "int8" : "float\" or \"" + format) + "\"");
   }
   if (attributes.kv_granularity == "channel" && format != "int8") {
     reject("kv_granularity is \"channel\" and kv_format is \"" + format +
@@ -140,10 +143,10 @@ void validate(const Attributes& attributes) {
     reject("attribute softcap is " + std::to_string(attributes.softcap) +
            "; it must be finite and not negative, 0 is off");
   }
-  if (attributes.compute_format == "float" && attributes.scale_mode == "static") {
-    reject(
-        "compute_format is \"float\" and scale_mode is \"static\", but nothing is quantized in "
-        "float; use scale_mode \"dynamic\"");
+  if (attributes.compute_format != "int8" && attributes.scale_mode == "static") {
+    reject("compute_format is \"" + attributes.compute_format +
+           "\" and scale_mode is \"static\", but static scales are those of int8; use scale_mode "
+           "\"dynamic\"");
   }
   check_cache(attributes);
 }

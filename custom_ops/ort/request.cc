@@ -158,6 +158,13 @@ void add_sink(const Inputs& inputs, qfa_attention& a) {
   a.sink_per_head = sink.count() != 1 ? 1 : 0;
 }
 
+qfa_compute compute_of(const std::string& format) {
+  if (format == "float") return QFA_COMPUTE_FLOAT;
+  if (format == "fp8e4m3") return QFA_COMPUTE_FP8E4M3;
+  if (format == "fp8e5m2") return QFA_COMPUTE_FP8E5M2;
+  return QFA_COMPUTE_INT8;
+}
+
 void add_quantization(const Attributes& attributes, const Inputs& inputs, qfa_attention& a) {
   const TensorView& mean = inputs.views[kInput_k_mean];
   if (mean.present && !is_single_zero(mean, kType_float)) {
@@ -277,7 +284,7 @@ qfa_attention make_request(const Attributes& attributes, const Inputs& inputs) {
   a.scale = attributes.scale;
   a.is_causal = static_cast<int32_t>(attributes.is_causal);
   a.rotation = attributes.rotate == "hadamard" ? QFA_ROTATE_HADAMARD : QFA_ROTATE_NONE;
-  a.compute = attributes.compute_format == "float" ? QFA_COMPUTE_FLOAT : QFA_COMPUTE_INT8;
+  a.compute = compute_of(attributes.compute_format);
   a.softcap = attributes.softcap;
   a.queries_at_end = static_cast<int32_t>(attributes.queries_at_end);
   a.has_left_window = attributes.left_window >= 0 ? 1 : 0;

@@ -187,7 +187,7 @@ ATTRIBUTES: Final = (
         "compute_format",
         "string",
         "int8",
-        ("int8", "float"),
+        ("int8", "float", "fp8e4m3", "fp8e5m2"),
         "format of the two products; float: nothing is quantized",
     ),
     OpAttribute(

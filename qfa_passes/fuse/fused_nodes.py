@@ -42,9 +42,9 @@ def is_fused(node: NodeProto) -> bool:
 
 
 def is_in_float(node: NodeProto) -> bool:
-    """True for a QuantFlashAttention node that quantizes nothing."""
-    wanted = AttentionFormat.FLOAT.value.encode()
-    return any(item.name == "compute_format" and item.s == wanted for item in node.attribute)
+    """True for a QuantFlashAttention node that is not in int8: a body computes it in float."""
+    integer = AttentionFormat.INT8.value.encode()
+    return any(item.name == "compute_format" and item.s != integer for item in node.attribute)
 
 
 def shape_of(entry: FusedNode, name: str) -> Shape | None:

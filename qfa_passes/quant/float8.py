@@ -81,3 +81,8 @@ def quantize(x: npt.ArrayLike, form: Float8) -> tuple[Bytes, Float]:
 def dequantize(codes: Bytes, scale: Float, form: Float8) -> Float:
     """Returns ``codes * scale`` in float32."""
     return form.widen(codes) * scale
+
+
+def fake_quant(x: npt.ArrayLike, form: Float8) -> Float:
+    """Returns ``x`` after a round trip: what attention in such floats computes with."""
+    return dequantize(*quantize(x, form), form)

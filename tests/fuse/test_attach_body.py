@@ -8,7 +8,7 @@ from onnx import ModelProto, TensorProto, helper
 from qfa_passes.core import opspec
 from qfa_passes.core.formats import Rotation
 from qfa_passes.errors import UnsupportedModelError
-from qfa_passes.fuse.attach_body import attach_body, present_channels, present_rotation
+from qfa_passes.fuse.attach_body import attach_body, holds_float, present_channels, present_rotation
 from qfa_passes.quant.attention import Masking, attention_float64
 from tests.operator.sessions import VALID, run
 from tests.reference.attention_cases import nmse
@@ -305,3 +305,18 @@ def test_nodes_of_an_older_schema_are_completed() -> None:
 def test_a_cache_of_codes_has_no_body(name: str, value: str) -> None:
     with pytest.raises(UnsupportedModelError, match=f"{name} {value}.*only caches of numbers"):
         attach_body(model_of({}, {name: value}), 16)
+
+
+@pytest.mark.parametrize("form", ["fp8e4m3", "fp8e5m2"])
+def test_the_body_of_a_node_in_fp8_is_in_float(form: str) -> None:
+    """So is that of the node in int8 beside it."""
+    model = model_of({"compute_format": form}, {})
+    attach_body(model, 16)
+    assert holds_float(model)
+    arrays = [feeds()[name] for name in "qkv"]
+    exact = attention_float64(*arrays, scale=0.25)
+    for found in run(model, feeds(), library=False):
+        assert nmse(found, exact) <= 1e-9
+    narrow, integer = run(model, feeds())
+    assert 1e-4 < nmse(narrow, exact) < 4e-2
+    assert 1e-9 < nmse(integer, exact) < 5e-4

@@ -38,6 +38,7 @@ def failure(attributes: dict[str, Any], **more: Any) -> str:
         ({"left_window": -2}, ["left_window is -2", "-1 for no limit"]),
         ({"right_window": -7}, ["right_window is -7", "-1 for no limit"]),
         ({"compute_format": "float", "scale_mode": "static"}, ["float", "static", "dynamic"]),
+        ({"compute_format": "fp8e5m2", "scale_mode": "static"}, ["fp8e5m2", "static", "dynamic"]),
         ({"num_heads": 4.0}, ["num_heads", "another type", "int"]),
         ({"rotate": 1}, ["rotate", "another type", "string"]),
     ],

@@ -52,6 +52,10 @@ def creation_failure(
             ['kv_format is "int8"', 'compute_format is "float"'],
         ),
         ({"kv_format": "fp8e4m3"}, ['kv_format is "fp8e4m3"', 'compute_format is "int8"']),
+        (
+            {"kv_format": "fp8e4m3", "compute_format": "fp8e5m2"},
+            ['kv_format is "fp8e4m3"', 'in "float" or "fp8e4m3"'],
+        ),
         ({"kv_granularity": "channel"}, ['kv_format is "float"', "only an int8 cache"]),
         (
             {"kv_format": "int4", "kv_granularity": "channel"},

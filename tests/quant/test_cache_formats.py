@@ -1,6 +1,6 @@
 """The claims of docs/quantization.md about cache formats hold."""
 
-from tests.reference.cache_formats import errors
+from tests.reference.cache_formats import compute_errors, errors
 
 NORMAL, LOUD, SHIFTED, VALUES = range(4)
 
@@ -22,3 +22,11 @@ def test_what_each_format_takes() -> None:
     assert bits["int8 per channel"] == 8
     assert bits["int8 per token"] == bits["fp8 e4m3"] == bits["fp8 e5m2"] == 8.5
     assert bits["int4"] == 4.75
+
+
+def test_what_attention_in_fp8_costs() -> None:
+    found = {name: list(by_data.values()) for name, by_data in compute_errors()}
+    assert max(found["int8, rotated"]) <= 6e-4
+    for name in ("fp8 e4m3", "fp8 e5m2"):
+        assert found[name][NORMAL] > 5 * found["int8"][NORMAL]
+    assert found["fp8 e4m3"][LOUD] < found["int8"][LOUD]

@@ -1,6 +1,7 @@
-"""What each cache format costs: bytes, and the error of attention over what the cache gives back."""
+"""What each format costs: the bytes of a cache and the error of attention over it, and that of attention in fp8."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -8,8 +9,9 @@ import numpy.typing as npt
 
 from qfa_passes.core.formats import CacheFormat
 from qfa_passes.quant import hadamard
-from qfa_passes.quant.attention import attention_float64
+from qfa_passes.quant.attention import Quantization, attention_float64, attention_int8
 from qfa_passes.quant.cache import CacheCoding, KeyValueCache
+from qfa_passes.quant.float8 import E4M3, E5M2, fake_quant
 from tests.reference.attention_cases import nmse
 
 CHANNELS = 64
@@ -76,12 +78,36 @@ def errors() -> Iterator[tuple[str, float, dict[str, float]]]:
         yield name, bits, found
 
 
+def compute_errors() -> Iterator[tuple[str, dict[str, float]]]:
+    """Yields the name of a format of the products and, by data, the NMSE of attention in it."""
+    formats: dict[str, Callable[[Array, Array, Array], Array]] = {
+        "int8": partial(attention_int8, scale=CHANNELS**-0.5),
+        "int8, rotated": partial(
+            attention_int8, scale=CHANNELS**-0.5, quantization=Quantization(rotate=True)
+        ),
+    }
+    for name, form in (("fp8 e4m3", E4M3), ("fp8 e5m2", E5M2)):
+        formats[name] = lambda *arrays, form=form: attention_float64(
+            *(fake_quant(x, form) for x in arrays), scale=CHANNELS**-0.5
+        )
+    for name, attend in formats.items():
+        found = {}
+        for kind, arrays in data().items():
+            exact = attention_float64(*arrays, scale=CHANNELS**-0.5)
+            found[kind] = nmse(attend(*arrays), exact)
+        yield name, found
+
+
 def main() -> None:
-    """Prints the table of docs/quantization.md."""
+    """Prints the tables of docs/quantization.md."""
     print("| cache | bits | " + " | ".join(data()) + " |")
     print("|---|---|" + "---|" * len(data()))
     for name, bits, found in errors():
         print(f"| {name} | {bits:.2f} | " + " | ".join(f"{x:.1e}" for x in found.values()) + " |")
+    print("\n| products | " + " | ".join(data()) + " |")
+    print("|---|" + "---|" * len(data()))
+    for name, by_data in compute_errors():
+        print(f"| {name} | " + " | ".join(f"{x:.1e}" for x in by_data.values()) + " |")
 
 
 if __name__ == "__main__":
