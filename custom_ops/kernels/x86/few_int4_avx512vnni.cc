@@ -39,50 +39,107 @@ __m512i even_first(__m512i bytes) {
   return _mm512_shuffle_epi8(bytes, _mm512_broadcast_i32x4(order));
 }
 
-// Queries that hold the scales of the keys: codes with the even channels of each 16 first.
-struct FoldedQuery {
-  alignas(64) int8_t codes[kMostChannels];
-  float scale;
-  int32_t zero;  // sum of code * zero point
+// Queries that hold the scales of the keys.
+template <int count>
+struct Folded {
+  alignas(64) int8_t codes[count][kMostChannels];  // of each 16 channels the even ones first
+  __m512 scale;                                    // [query] in each 128 bits, as is the next
+  __m512i zero;                                    // sum of code * zero point
 };
 
-QFA_INLINE void fold_query(const float* folded, const int8_t* zero_codes, __m512i greatest,
-                           int64_t padded, FoldedQuery& query) {
-  const int32_t absmax_bits = _mm512_reduce_max_epi32(greatest);
-  if (absmax_bits >= 0x7f800000) {
-    for (int64_t i = 0; i < padded; i += 64) {
-      _mm512_store_si512(query.codes + i, _mm512_setzero_si512());
-    }
-    query.scale = __builtin_nanf("");
-    query.zero = 0;
-    return;
-  }
-  const float absmax = _mm_cvtss_f32(_mm_castsi128_ps(_mm_cvtsi32_si128(absmax_bits)));
-  const float scale = absmax / 127.0f;
-  const bool tiny = scale < kSmallestScale;
-  const __m512 by = _mm512_set1_ps(tiny ? 1.0f / kSmallestScale : 127.0f / absmax);
-  query.scale = absmax == 0.0f ? 0.0f : (tiny ? kSmallestScale : scale);
-  const auto code = [&](int64_t c) {
-    return _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_load_ps(folded + c), by));
-  };
-  // Packing leaves four bytes of each of its sources in each 128 bits.
-  const __m512i in_order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-  __m512i with_zero = _mm512_setzero_si512(), with_shift = _mm512_setzero_si512();
-  for (int64_t c = 0; c < padded; c += 64) {
-    const __m512i packed = _mm512_packs_epi16(_mm512_packs_epi32(code(c), code(c + 16)),
-                                              _mm512_packs_epi32(code(c + 32), code(c + 48)));
-    const __m512i codes = even_first(_mm512_permutexvar_epi32(in_order, packed));
-    _mm512_store_si512(query.codes + c, codes);
-    // Zero points are shifted to be unsigned.
-    with_zero = _mm512_dpbusd_epi32(with_zero, _mm512_load_si512(zero_codes + c), codes);
-    with_shift = _mm512_dpbusd_epi32(with_shift, _mm512_set1_epi8(-128), codes);
-  }
-  query.zero = _mm512_reduce_add_epi32(_mm512_sub_epi32(with_zero, with_shift));
+// What scores are made from, rows padded with zeros to a multiple of 64 channels.
+struct ScoreInput {
+  const float* queries;
+  int64_t query_stride;
+  const char* scale;  // halfs
+  const int8_t* zero_point;
+  int64_t padded;
+};
+
+// Four vectors in; out, in each 128 bits, what `join` makes of the 16 lanes of each.
+template <typename Join>
+QFA_INLINE __m512i join_lanes_of_four(const __m512i (&x)[4], const Join& join) {
+  const __m512i pair = join(_mm512_unpacklo_epi32(x[0], x[1]), _mm512_unpackhi_epi32(x[0], x[1]));
+  const __m512i other = join(_mm512_unpacklo_epi32(x[2], x[3]), _mm512_unpackhi_epi32(x[2], x[3]));
+  const __m512i four = join(_mm512_unpacklo_epi64(pair, other), _mm512_unpackhi_epi64(pair, other));
+  const __m512i half = join(four, _mm512_shuffle_i32x4(four, four, 0x4e));
+  return join(half, _mm512_shuffle_i32x4(half, half, 0xb1));
 }
 
-// columns[i][l], i and l in 0..3: bytes 16 l + 4 i .. + 3 of 16 rows.
+// The greatest magnitude of each folded query, as an integer in each 128 bits. Leaves the scales of
+// the keys as floats.
+template <int count>
+QFA_INLINE __m512i fold_magnitudes(const ScoreInput& in, float* scales) {
+  __m512i greatest[4];
+#pragma GCC unroll 4
+  for (int q = 0; q < 4; ++q) greatest[q] = _mm512_setzero_si512();
+  for (int64_t c = 0; c < in.padded; c += 16) {
+    const auto* halfs = reinterpret_cast<const __m256i*>(in.scale + 2 * c);
+    const __m512 scale = _mm512_cvtph_ps(_mm256_loadu_si256(halfs));
+    _mm512_store_ps(scales + c, scale);
+#pragma GCC unroll 4
+    for (int q = 0; q < count; ++q) {
+      const __m512 x = _mm512_loadu_ps(in.queries + q * in.query_stride + c);
+      const __m512i magnitude = _mm512_and_si512(_mm512_castps_si512(_mm512_mul_ps(x, scale)),
+                                                 _mm512_set1_epi32(0x7fffffff));
+      greatest[q] = _mm512_max_epi32(greatest[q], magnitude);
+    }
+  }
+  return join_lanes_of_four(greatest, [](__m512i x, __m512i y) { return _mm512_max_epi32(x, y); });
+}
+
+// Codes the folded queries. Those of a query that is not finite may be anything: its scale is NaN.
+template <int count>
+QFA_INLINE void fold_queries(const ScoreInput& in, __m512i absmax_bits, const float* scales,
+                             Folded<count>& target) {
+  const __m128 absmax = _mm_castsi128_ps(_mm512_castsi512_si128(absmax_bits));
+  const __m128 most = _mm_set1_ps(127.0f), smallest = _mm_set1_ps(kSmallestScale);
+  const __m128 scale = _mm_div_ps(absmax, most);
+  const __mmask8 tiny = _mm_cmp_ps_mask(scale, smallest, _CMP_LT_OQ);
+  const __mmask8 none = _mm_cmp_ps_mask(absmax, _mm_setzero_ps(), _CMP_EQ_OQ);
+  const __mmask8 lost = _mm_cmpge_epi32_mask(_mm_castps_si128(absmax), _mm_set1_epi32(0x7f800000));
+  const __m512 inverse = _mm512_broadcast_f32x4(
+      _mm_mask_mov_ps(_mm_div_ps(most, absmax), tiny, _mm_set1_ps(1.0f / kSmallestScale)));
+  __m128 step = _mm_mask_mov_ps(scale, tiny, smallest);
+  step = _mm_mask_mov_ps(step, none, _mm_setzero_ps());
+  step = _mm_mask_mov_ps(step, lost, _mm_set1_ps(__builtin_nanf("")));
+  target.scale = _mm512_broadcast_f32x4(step);
+  const __m512 by[4] = {_mm512_permute_ps(inverse, 0x00), _mm512_permute_ps(inverse, 0x55),
+                        _mm512_permute_ps(inverse, 0xaa), _mm512_permute_ps(inverse, 0xff)};
+  // Packing leaves four bytes of each of its sources in each 128 bits.
+  const __m512i in_order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  const __m512i offset = _mm512_set1_epi8(-128);
+  __m512i with_zero[4], with_offset[4];
+#pragma GCC unroll 4
+  for (int q = 0; q < 4; ++q) with_zero[q] = with_offset[q] = _mm512_setzero_si512();
+  for (int64_t c = 0; c < in.padded; c += 64) {
+    // Zero points plus 128 are unsigned.
+    const __m512i zero = even_first(_mm512_xor_si512(load_bytes(in.zero_point + c), offset));
+#pragma GCC unroll 4
+    for (int q = 0; q < count; ++q) {
+      const float* query = in.queries + q * in.query_stride + c;
+      const auto code = [&](int64_t i) {
+        const __m512 folded =
+            _mm512_mul_ps(_mm512_loadu_ps(query + i), _mm512_load_ps(scales + c + i));
+        return _mm512_cvtps_epi32(_mm512_mul_ps(folded, by[q]));
+      };
+      const __m512i packed = _mm512_packs_epi16(_mm512_packs_epi32(code(0), code(16)),
+                                                _mm512_packs_epi32(code(32), code(48)));
+      const __m512i codes = even_first(_mm512_permutexvar_epi32(in_order, packed));
+      _mm512_store_si512(target.codes[q] + c, codes);
+      with_zero[q] = _mm512_dpbusd_epi32(with_zero[q], zero, codes);
+      with_offset[q] = _mm512_dpbusd_epi32(with_offset[q], offset, codes);
+    }
+  }
+#pragma GCC unroll 4
+  for (int q = 0; q < 4; ++q) with_zero[q] = _mm512_sub_epi32(with_zero[q], with_offset[q]);
+  target.zero =
+      join_lanes_of_four(with_zero, [](__m512i x, __m512i y) { return _mm512_add_epi32(x, y); });
+}
+
+// columns[4 l + i], l and i in 0..3: bytes 16 l + 4 i .. + 3 of 16 rows.
 template <typename Row>
-QFA_INLINE void transpose_rows(const Row& row, __m512i (&columns)[4][4]) {
+QFA_INLINE void transpose_rows(const Row& row, __m512i* columns) {
   __m512i quad[4][4];  // [four rows][i]: for each l the bytes of the four rows
 #pragma GCC unroll 4
   for (int r = 0; r < 4; ++r) {
@@ -100,148 +157,137 @@ QFA_INLINE void transpose_rows(const Row& row, __m512i (&columns)[4][4]) {
     const __m512i low23 = _mm512_shuffle_i32x4(quad[2][i], quad[3][i], 0x44);
     const __m512i high01 = _mm512_shuffle_i32x4(quad[0][i], quad[1][i], 0xee);
     const __m512i high23 = _mm512_shuffle_i32x4(quad[2][i], quad[3][i], 0xee);
-    columns[i][0] = _mm512_shuffle_i32x4(low01, low23, 0x88);
-    columns[i][1] = _mm512_shuffle_i32x4(low01, low23, 0xdd);
-    columns[i][2] = _mm512_shuffle_i32x4(high01, high23, 0x88);
-    columns[i][3] = _mm512_shuffle_i32x4(high01, high23, 0xdd);
+    _mm512_store_si512(columns + i, _mm512_shuffle_i32x4(low01, low23, 0x88));
+    _mm512_store_si512(columns + 4 + i, _mm512_shuffle_i32x4(low01, low23, 0xdd));
+    _mm512_store_si512(columns + 8 + i, _mm512_shuffle_i32x4(high01, high23, 0x88));
+    _mm512_store_si512(columns + 12 + i, _mm512_shuffle_i32x4(high01, high23, 0xdd));
   }
 }
 
-// Adds the products of the codes of eight channels, a multiple of 8: the even and the odd ones.
-template <int count>
-QFA_INLINE void add_columns(__m512i even, __m512i odd, const FoldedQuery* queries, int64_t channel,
-                            __m512i (&low)[count], __m512i (&high)[count]) {
-  // The eight are one half of 16.
-  const int64_t place = channel / 16 * 16 + channel % 16 / 2;
-#pragma GCC unroll 4
-  for (int q = 0; q < count; ++q) {
-    int32_t of_even, of_odd;
-    __builtin_memcpy(&of_even, queries[q].codes + place, 4);
-    __builtin_memcpy(&of_odd, queries[q].codes + place + 8, 4);
-    low[q] = _mm512_dpbusd_epi32(low[q], even, _mm512_set1_epi32(of_even));
-    high[q] = _mm512_dpbusd_epi32(high[q], odd, _mm512_set1_epi32(of_odd));
-  }
-}
-
-template <int count>
-QFA_INLINE void finish_scores(const __m512i (&low)[count], const __m512i (&high)[count],
-                              const FoldedQuery* queries, float* scores) {
-#pragma GCC unroll 4
-  for (int q = 0; q < count; ++q) {
-    const __m512i zero = _mm512_set1_epi32(queries[q].zero);
-    const __m512i sum =
-        _mm512_sub_epi32(_mm512_add_epi32(low[q], _mm512_srai_epi32(high[q], 4)), zero);
-    _mm512_storeu_ps(scores + q * kKeyBlock,
-                     _mm512_mul_ps(_mm512_cvtepi32_ps(sum), _mm512_set1_ps(queries[q].scale)));
-  }
-}
-
-// 16 keys against `count` queries.
-template <int count>
-QFA_INLINE void score_keys(const uint8_t* codes, int64_t code_stride, int64_t channels,
-                           const FoldedQuery* queries, float* scores) {
-  const __m512i low_half = _mm512_set1_epi8(0x0f), high_half = _mm512_set1_epi8(-16);
-  __m512i low[count], high[count];
-#pragma GCC unroll 4
-  for (int q = 0; q < count; ++q) low[q] = high[q] = _mm512_setzero_si512();
-  for (int64_t start = 0; start < channels; start += kChunk) {
-    const int64_t bytes = (channels - start + 1) / 2;
-    const uint8_t* chunk = codes + start / 2;
-    __m512i columns[4][4];
-    if (bytes >= kChunkBytes) {
-      transpose_rows([&](int64_t j) { return load_bytes(chunk + j * code_stride); }, columns);
-    } else {
-      const __mmask64 live = first_bytes(bytes);
-      transpose_rows(
-          [&](int64_t j) { return _mm512_maskz_loadu_epi8(live, chunk + j * code_stride); },
-          columns);
-    }
-#pragma GCC unroll 4
-    for (int l = 0; l < 4; ++l) {
-      if (bytes <= 16 * l) break;
-#pragma GCC unroll 4
-      for (int i = 0; i < 4; ++i) {
-        const __m512i even = _mm512_and_si512(columns[i][l], low_half);
-        const __m512i odd = _mm512_and_si512(columns[i][l], high_half);
-        add_columns<count>(even, odd, queries, start + 32 * l + 8 * i, low, high);
-      }
-    }
-  }
-  finish_scores<count>(low, high, queries, scores);
-}
-
-// All 32 keys of a group against `count` queries, where a row fills half a register at most: it
-// shares one with the row 16 keys later.
-template <int count>
-QFA_INLINE void score_pairs(const uint8_t* codes, int64_t code_stride, int64_t channels,
-                            const FoldedQuery* queries, float* scores) {
-  const __m512i low_half = _mm512_set1_epi8(0x0f), high_half = _mm512_set1_epi8(-16);
-  const int64_t bytes = (channels + 1) / 2;
-  const auto live = static_cast<__mmask32>(first_bytes(bytes));
-  __m512i columns[4][4];
-  transpose_rows(
-      [&](int64_t j) {
-        const uint8_t* row = codes + j * code_stride;
-        return _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_maskz_loadu_epi8(live, row)),
-                                  _mm256_maskz_loadu_epi8(live, row + 16 * code_stride), 1);
-      },
-      columns);
-  __m512i low[2][count], high[2][count];  // of the first 16 keys and the others
-#pragma GCC unroll 4
-  for (int q = 0; q < count; ++q) {
-    low[0][q] = high[0][q] = low[1][q] = high[1][q] = _mm512_setzero_si512();
-  }
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i) {
-#pragma GCC unroll 2
-    for (int l = 0; l < 2; ++l) {
-#pragma GCC unroll 2
-      for (int half = 0; half < 2; ++half) {
-        const __m512i column = columns[i][2 * half + l];
-        add_columns<count>(_mm512_and_si512(column, low_half), _mm512_and_si512(column, high_half),
-                           queries, 32 * l + 8 * i, low[half], high[half]);
-      }
-    }
-  }
-#pragma GCC unroll 2
-  for (int half = 0; half < 2; ++half) {
-    finish_scores<count>(low[half], high[half], queries, scores + 16 * half);
-  }
-}
-
-template <int count>
-void score_group(const uint8_t* codes, int64_t code_stride, const void* scale,
-                 const int8_t* zero_codes, int64_t channels, const float* queries, float* scores) {
-  const int64_t padded = (channels + 63) / 64 * 64;
-  alignas(64) float folded[count][kMostChannels];
-  FoldedQuery coded[count];
-  __m512i greatest[count];
-#pragma GCC unroll 4
-  for (int q = 0; q < count; ++q) greatest[q] = _mm512_setzero_si512();
-  for (int64_t c = 0; c < padded; c += 16) {
-    const __mmask16 live = first_lanes(channels - c);
-    const __m512 scales = _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(live, at(scale, 2 * c)));
-#pragma GCC unroll 4
-    for (int q = 0; q < count; ++q) {
-      const __m512 x = _mm512_maskz_loadu_ps(live, queries + q * channels + c);
-      const __m512 product = _mm512_mul_ps(x, scales);
-      const __m512i magnitude =
-          _mm512_and_si512(_mm512_castps_si512(product), _mm512_set1_epi32(0x7fffffff));
-      greatest[q] = _mm512_max_epi32(greatest[q], magnitude);
-      _mm512_store_ps(folded[q] + c, product);
-    }
-  }
-#pragma GCC unroll 4
-  for (int q = 0; q < count; ++q) {
-    fold_query(folded[q], zero_codes, greatest[q], padded, coded[q]);
-  }
-  if (channels <= kChunk / 2) {
-    score_pairs<count>(codes, code_stride, channels, coded, scores);
+// Transposes what a chunk has of 32 keys: columns[half][.], the first 16 keys and the others. Rows
+// of half a register at most, `paired`, share one with the row 16 keys later: columns[.][0..7] are
+// then the first 16 keys, the other eight the others.
+template <bool paired>
+QFA_INLINE void transpose_keys(const uint8_t* codes, int64_t code_stride, int64_t bytes,
+                               __m512i (&columns)[2][16]) {
+  if (paired) {
+    const auto live = static_cast<__mmask32>(first_bytes(bytes));
+    transpose_rows(
+        [&](int64_t j) {
+          const uint8_t* row = codes + j * code_stride;
+          return _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_maskz_loadu_epi8(live, row)),
+                                    _mm256_maskz_loadu_epi8(live, row + 16 * code_stride), 1);
+        },
+        columns[0]);
     return;
   }
-  for (int64_t j = 0; j < kInt4KeyGroup; j += 16) {
-    score_keys<count>(codes + j * code_stride, code_stride, channels, coded, scores + j);
+  const __mmask64 live = first_bytes(bytes);
+  for (int half = 0; half < 2; ++half, codes += 16 * code_stride) {
+    transpose_rows(
+        [&](int64_t j) { return _mm512_maskz_loadu_epi8(live, codes + j * code_stride); },
+        columns[half]);
   }
+}
+
+// The sums of 32 keys: [16 keys][query], of even channels and of odd ones times 16.
+template <int count>
+struct ScoreSums {
+  __m512i even[2][count], odd[2][count];
+};
+
+// Adds the products of `column_count` columns, eight channels each.
+template <int count>
+QFA_INLINE void add_columns(const __m512i* first, const __m512i* second, int column_count,
+                            const Folded<count>& queries, int64_t start, ScoreSums<count>& sums) {
+  const __m512i low_half = _mm512_set1_epi8(0x0f), high_half = _mm512_set1_epi8(-16);
+  for (int column = 0; column < column_count; ++column) {
+    const __m512i x = _mm512_load_si512(first + column), y = _mm512_load_si512(second + column);
+    const __m512i x_even = _mm512_and_si512(x, low_half), y_even = _mm512_and_si512(y, low_half);
+    const __m512i x_odd = _mm512_and_si512(x, high_half), y_odd = _mm512_and_si512(y, high_half);
+    // The eight channels are one half of 16.
+    const int64_t place = start + 16 * (column / 2) + 4 * (column % 2);
+#pragma GCC unroll 4
+    for (int q = 0; q < count; ++q) {
+      int32_t even, odd;
+      __builtin_memcpy(&even, queries.codes[q] + place, 4);
+      __builtin_memcpy(&odd, queries.codes[q] + place + 8, 4);
+      const __m512i of_even = _mm512_set1_epi32(even), of_odd = _mm512_set1_epi32(odd);
+      sums.even[0][q] = _mm512_dpbusd_epi32(sums.even[0][q], x_even, of_even);
+      sums.even[1][q] = _mm512_dpbusd_epi32(sums.even[1][q], y_even, of_even);
+      sums.odd[0][q] = _mm512_dpbusd_epi32(sums.odd[0][q], x_odd, of_odd);
+      sums.odd[1][q] = _mm512_dpbusd_epi32(sums.odd[1][q], y_odd, of_odd);
+    }
+  }
+}
+
+template <int count, bool paired>
+void score_group(const uint8_t* codes, int64_t code_stride, int64_t channels, const ScoreInput& in,
+                 float* scores) {
+  alignas(64) float scales[kMostChannels];
+  alignas(64) __m512i columns[2][16];
+  Folded<count> queries;
+  // The first keys are transposed while the queries' scales are on their way.
+  const __m512i magnitudes = fold_magnitudes<count>(in, scales);
+  transpose_keys<paired>(codes, code_stride, (channels + 1) / 2, columns);
+  fold_queries<count>(in, magnitudes, scales, queries);
+  ScoreSums<count> sums;
+#pragma GCC unroll 4
+  for (int q = 0; q < count; ++q) {
+    sums.even[0][q] = sums.even[1][q] = sums.odd[0][q] = sums.odd[1][q] = _mm512_setzero_si512();
+  }
+  if (paired) {
+    add_columns<count>(columns[0], columns[0] + 8, 8, queries, 0, sums);
+  } else {
+    for (int64_t start = 0;;) {
+      const int64_t bytes = (channels - start + 1) / 2;
+      const int count_of_columns =
+          bytes >= kChunkBytes ? 16 : static_cast<int>((bytes + 15) / 16 * 4);
+      add_columns<count>(columns[0], columns[1], count_of_columns, queries, start, sums);
+      start += kChunk;
+      if (start >= channels) break;
+      transpose_keys<false>(codes + start / 2, code_stride, (channels - start + 1) / 2, columns);
+    }
+  }
+  const __m512 scale[4] = {
+      _mm512_permute_ps(queries.scale, 0x00), _mm512_permute_ps(queries.scale, 0x55),
+      _mm512_permute_ps(queries.scale, 0xaa), _mm512_permute_ps(queries.scale, 0xff)};
+  const __m512i zero[4] = {_mm512_shuffle_epi32(queries.zero, _MM_PERM_AAAA),
+                           _mm512_shuffle_epi32(queries.zero, _MM_PERM_BBBB),
+                           _mm512_shuffle_epi32(queries.zero, _MM_PERM_CCCC),
+                           _mm512_shuffle_epi32(queries.zero, _MM_PERM_DDDD)};
+#pragma GCC unroll 4
+  for (int q = 0; q < count; ++q) {
+#pragma GCC unroll 2
+    for (int half = 0; half < 2; ++half) {
+      const __m512i products =
+          _mm512_add_epi32(sums.even[half][q], _mm512_srai_epi32(sums.odd[half][q], 4));
+      const __m512i sum = _mm512_sub_epi32(products, zero[q]);
+      _mm512_storeu_ps(scores + q * kKeyBlock + 16 * half,
+                       _mm512_mul_ps(_mm512_cvtepi32_ps(sum), scale[q]));
+    }
+  }
+}
+
+// A copy of what scores are made from, with zeros behind.
+struct ScoreCopy {
+  alignas(64) float queries[kMostFew][kMostChannels];
+  alignas(64) char scale[2 * kMostChannels];
+  alignas(64) int8_t zero_point[kMostChannels];
+};
+
+void pad_scores(int64_t channels, int query_count, ScoreCopy& copy, ScoreInput& in) {
+  for (int64_t c = 0; c < in.padded; c += 16) {
+    const __mmask16 live = first_lanes(channels - c);
+    for (int q = 0; q < query_count; ++q) {
+      _mm512_store_ps(copy.queries[q] + c,
+                      _mm512_maskz_loadu_ps(live, in.queries + q * in.query_stride + c));
+    }
+    _mm256_store_si256(reinterpret_cast<__m256i*>(copy.scale + 2 * c),
+                       _mm256_maskz_loadu_epi16(live, in.scale + 2 * c));
+    _mm_store_si128(reinterpret_cast<__m128i*>(copy.zero_point + c),
+                    _mm_maskz_loadu_epi8(live, in.zero_point + c));
+  }
+  in = {copy.queries[0], kMostChannels, copy.scale, copy.zero_point, in.padded};
 }
 
 // Values.
@@ -313,18 +359,17 @@ template <int queries, bool paired>
 QFA_INLINE void weigh(const float* weights, int key_count, const float (&scales)[4][kKeyBlock],
                       Weights<queries>& target) {
   constexpr int kParts = paired ? 2 : 4;  // of 32 channels
-  alignas(64) float scaled[queries * 4][kKeyBlock];
   alignas(64) float inverse[16];
   __m512i greatest[16];
+  __m512 y[queries][4];
+  __mmask16 seen[queries][4];
 #pragma GCC unroll 4
   for (int q = 0; q < queries; ++q) {
-    __m512 y[4];
-    __mmask16 seen[4];
 #pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) {
-      y[i] =
+      y[q][i] =
           _mm512_maskz_loadu_ps(first_lanes(key_count - 16 * i), weights + q * kKeyBlock + 16 * i);
-      seen[i] = _mm512_cmp_ps_mask(y[i], _mm512_setzero_ps(), _CMP_NEQ_UQ);
+      seen[q][i] = _mm512_cmp_ps_mask(y[q][i], _mm512_setzero_ps(), _CMP_NEQ_UQ);
     }
 #pragma GCC unroll 4
     for (int g = 0; g < kParts; ++g) {
@@ -332,8 +377,7 @@ QFA_INLINE void weigh(const float* weights, int key_count, const float (&scales)
 #pragma GCC unroll 4
       for (int i = 0; i < 4; ++i) {
         const __m512 scale = _mm512_load_ps(scales[g] + 16 * i);
-        const __m512 product = _mm512_maskz_mul_ps(seen[i], y[i], scale);
-        _mm512_store_ps(scaled[4 * q + g] + 16 * i, product);
+        const __m512 product = _mm512_maskz_mul_ps(seen[q][i], y[q][i], scale);
         w[i] = _mm512_castps_si512(product);
       }
       greatest[4 * q + g] =
@@ -369,7 +413,8 @@ QFA_INLINE void weigh(const float* weights, int key_count, const float (&scales)
       __m512i code[4];
 #pragma GCC unroll 4
       for (int i = 0; i < 4; ++i) {
-        const __m512 w = _mm512_load_ps(scaled[4 * q + g] + 16 * i);
+        const __m512 w =
+            _mm512_maskz_mul_ps(seen[q][i], y[q][i], _mm512_load_ps(scales[g] + 16 * i));
         code[i] = _mm512_castps_si512(_mm512_fmadd_ps(w, by, shift));
       }
       codes[g] = _mm512_packus_epi16(_mm512_permutex2var_epi16(code[0], low_words, code[1]),
@@ -454,6 +499,7 @@ QFA_INLINE void accumulate_half(const uint8_t* rows, int64_t stride, __mmask64 l
 #pragma GCC unroll 2
     for (int t = 0; t < 2; ++t) sums.even[q][t] = sums.odd[q][t] = _mm512_setzero_si512();
   }
+#pragma GCC unroll 4
   for (int s = 0; s < 4; ++s) {
     add_quad<queries, paired, half, 0>(rows, stride, live, weights, s, sums, zero);
     add_quad<queries, paired, half, 1>(rows, stride, live, weights, s, sums, zero);
@@ -594,30 +640,29 @@ void accumulate_chunk(const Chunk& chunk, const float (&scales)[4][kKeyBlock],
 void few_int4_scores_avx512vnni(const uint8_t* codes, int64_t code_stride, const void* scale,
                                 const int8_t* zero_point, int64_t channels, const float* queries,
                                 int query_count, float* scores) {
-  alignas(64) int8_t zero_codes[kMostChannels];
-  for (int64_t c = 0; c < channels; c += 64) {
-    const __m512i zero = _mm512_maskz_loadu_epi8(first_bytes(channels - c), zero_point + c);
-    _mm512_store_si512(zero_codes + c, even_first(_mm512_xor_si512(zero, _mm512_set1_epi8(-128))));
-  }
+  ScoreInput in = {queries, channels, static_cast<const char*>(scale), zero_point,
+                   (channels + 63) / 64 * 64};
+  ScoreCopy copy;
+  if (channels % 64 != 0) pad_scores(channels, query_count, copy, in);
+  const bool paired = channels <= kChunk / 2;
   for (int q = 0; q < query_count; q += kBatch) {
     const auto run = [&](auto* kernel) {
-      kernel(codes, code_stride, scale, zero_codes, channels, queries + q * channels,
-             scores + q * kKeyBlock);
+      kernel(codes, code_stride, channels, in, scores + q * kKeyBlock);
     };
     switch (query_count - q) {
       case 1:
-        run(score_group<1>);
+        paired ? run(score_group<1, true>) : run(score_group<1, false>);
         break;
       case 2:
-        run(score_group<2>);
+        paired ? run(score_group<2, true>) : run(score_group<2, false>);
         break;
       case 3:
-        run(score_group<3>);
+        paired ? run(score_group<3, true>) : run(score_group<3, false>);
         break;
       default:
-        run(score_group<4>);
-        break;
+        paired ? run(score_group<4, true>) : run(score_group<4, false>);
     }
+    in.queries += kBatch * in.query_stride;
   }
 }
 
