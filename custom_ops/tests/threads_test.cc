@@ -3,6 +3,7 @@
 #include <string>
 #include <thread>
 
+#include "cache.h"
 #include "check.h"
 #include "problem.h"
 
@@ -59,6 +60,46 @@ QFA_TEST(same_bits_for_any_number_of_threads) {
                    threads);
         const qfa_executor backwards = {nullptr, run_backwards, threads};
         CHECK(same_bits(p.run(isa, &backwards), serial));
+      }
+    }
+  }
+}
+
+// Appends to a buffer in place, by several threads that share the keys of its one head: those who
+// read the new tokens must see them as the one who wrote them.
+QFA_TEST(same_bits_from_a_cache_in_place) {
+  constexpr int64_t kCapacity = 2 * QFA_KEY_CHUNK + 90;
+  for (const CacheFormat& format : cache_formats()) {
+    for (const int64_t added : {1, 5, 16, 40}) {
+      const int64_t before = kCapacity - added;
+      Problem filling = Problem::random({1, 2, 1, 1, before, 32, 32}, 8);
+      Problem step = Problem::random({1, 2, 1, added, added, 32, 32}, 9);
+      filling.compute = step.compute = format.compute();
+      const std::vector<float> scales(32, 0.03f);
+      const auto run = [&](const Problem& p, int64_t length, Cache& cache,
+                           const qfa_executor* executor) {
+        std::vector<float> output(static_cast<size_t>(p.output_count()), -12345.0f);
+        qfa_attention a = p.request(output.data());
+        set_cache(a, format, &cache, &cache);
+        a.kv_shared = a.queries_at_end = a.is_causal = 1;
+        a.kv_length = &length;
+        a.kv_length_count = 1;
+        if (format.per_channel) a.k_channel_scale = a.v_channel_scale = scales.data();
+        const char* message = "";
+        CHECK_THAT(qfa_attention_run(&a, QFA_ISA_AUTO, executor, nullptr, &message) == QFA_OK,
+                   "%s: %s", format.name, message);
+        return output;
+      };
+      Cache filled(format, 1, 1, kCapacity, 32, 32);
+      run(filling, before, filled, nullptr);
+      Cache serial = filled;
+      const std::vector<float> expected = run(step, kCapacity, serial, nullptr);
+      for (int threads : {2, 3, 8}) {
+        const qfa_executor executor = {&threads, run_on_threads, threads};
+        Cache parallel = filled;
+        CHECK_THAT(same_bits(run(step, kCapacity, parallel, &executor), expected),
+                   "%s %d new, %d threads", format.name, static_cast<int>(added), threads);
+        CHECK(parallel.keys == serial.keys && parallel.values == serial.values);
       }
     }
   }
