@@ -36,7 +36,7 @@ def plot_growth(lanes: Sequence[Lane], path: Path) -> None:
 
     mpl.use("Agg")
     # The same file from the same numbers.
-    mpl.rcParams["svg.hashsalt"] = "qfa"
+    mpl.rcParams.update({"svg.hashsalt": "qfa", "svg.fonttype": "none"})
     from matplotlib import pyplot as plt
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(12, 5), layout="constrained")
