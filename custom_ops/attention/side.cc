@@ -76,8 +76,9 @@ char* Side::present_open_row(int64_t row) const {
 
 float static_scale_of(const float* scales, int64_t count, int64_t head) {
   if (scales == nullptr) return 0.0f;
+  // Not by way of a pointer to floats: the compiler would take it to be aligned.
   float scale;
-  memcpy(&scale, floats_at(scales, count == 1 ? 0 : head), 4);
+  memcpy(&scale, reinterpret_cast<const char*>(scales) + 4 * (count == 1 ? 0 : head), 4);
   return scale;
 }
 

@@ -124,7 +124,7 @@ void run_valid(Request& request, qfa_isa isa, const qfa_executor* executor, Memo
 void run_one(const uint8_t* data, size_t size) {
   Bytes head(data, size);
   const qfa_isa isa = draw_isa(head);
-  constexpr int32_t kThreads[] = {1, 2, 3, 7, 64, 100000, -1, INT32_MIN};
+  constexpr int32_t kThreads[] = {1, 2, 3, 7, 16, 33, -1, INT32_MIN};
   Tasks tasks = {1 + size_t{head.byte()}};
   const qfa_executor executor = {&tasks, Tasks::run, kThreads[head.below(8)]};
   const size_t offset = head.below(64);
