@@ -30,7 +30,13 @@ class Cache:
     """
 
     def __init__(
-        self, kind: str, case: Case, operands: Operands, *, per_channel: bool = False
+        self,
+        kind: str,
+        case: Case,
+        operands: Operands,
+        *,
+        per_channel: bool = False,
+        compute: str = "",
     ) -> None:
         """Makes empty buffers.
 
@@ -39,8 +45,10 @@ class Cache:
             case: For its extents.
             operands: Their type is that of a float cache; scales per channel are theirs.
             per_channel: Scales (Hkv, D), known in advance, instead of one per token.
+            compute: One of `COMPUTE`; by default int8 for caches of integers, else float.
         """
         self.kind = kind
+        self._compute = compute or ("int8" if kind.startswith("int") else "float")
         self._rows = case.keys
         heads = (case.batch, case.kv_heads)
         groups = -(-case.keys // INT4_KEY_GROUP)
@@ -114,7 +122,7 @@ class Cache:
         request, parts = call.request, self._parts
         request.past_length = self._rows
         request.kv_format = KV_FORMAT[self.kind]
-        request.compute = COMPUTE["int8" if self.kind.startswith("int") else "float"]
+        request.compute = COMPUTE[self._compute]
         request.v_group = 32 if self.kind == "int4" else 0
         if self.kind == "float":
             request.past_key, request.past_value = (

@@ -43,19 +43,20 @@ def prefill(case: Case, operands: Operands, threads: int) -> Iterator[Entry]:
 
 def decode(case: Case, operands: Operands, threads: int) -> Iterator[Entry]:
     """A step with each kind of cache, and the reading of that cache's bytes."""
-    kinds = (
-        ("int8", "int8", operands, INT8_ERROR),
-        ("int8 channel", "int8", operands, INT8_ERROR),
-        ("int4", "int4", operands, COARSE_ERROR),
-        ("fp8e4m3", "fp8e4m3", operands, INT8_ERROR),
-        ("fp8e5m2", "fp8e5m2", operands, COARSE_ERROR),
-        ("bfloat16", "float", _converted(operands, ml_dtypes.bfloat16), BFLOAT16_ERROR),
-        ("float32", "float", operands, FLOAT32_ERROR),
+    kinds: tuple[tuple[str, str, Operands, float, dict[str, Any]], ...] = (
+        ("int8", "int8", operands, INT8_ERROR, {}),
+        ("int8 channel", "int8", operands, INT8_ERROR, {"per_channel": True}),
+        ("int4", "int4", operands, COARSE_ERROR, {}),
+        ("fp8e4m3", "fp8e4m3", operands, INT8_ERROR, {}),
+        ("fp8e4m3 x fp8e4m3", "fp8e4m3", operands, INT8_ERROR, {"compute": "fp8e4m3"}),
+        ("fp8e5m2", "fp8e5m2", operands, COARSE_ERROR, {}),
+        ("bfloat16", "float", _converted(operands, ml_dtypes.bfloat16), BFLOAT16_ERROR, {}),
+        ("float32", "float", operands, FLOAT32_ERROR, {}),
     )
-    for name, kind, numbers, worst in kinds:
-        channel = name == "int8 channel"
-        cache = functools.cache(partial(_filled, kind, case, numbers, threads, channel))
-        if not channel:
+    for name, kind, numbers, worst, options in kinds:
+        make = partial(_filled, kind, case, numbers, threads, **options)
+        cache = functools.cache(make)
+        if not options:
             yield Offer(f"reading the {name} cache", partial(_stream, name, cache, threads))
         step = partial(_step, cache=cache, case=case, operands=numbers, worst=worst)
         title = f"kernel {name} cache"
@@ -91,15 +92,15 @@ def _prefill(
     return Offer(name, make)
 
 
-def _filled(kind: str, case: Case, operands: Operands, threads: int, per_channel: bool) -> Cache:
-    cache = Cache(kind, case, operands, per_channel=per_channel)
+def _filled(kind: str, case: Case, operands: Operands, threads: int, **options: Any) -> Cache:
+    cache = Cache(kind, case, operands, **options)
     cache.fill(case, operands, threads)
     return cache
 
 
 def _from_codes(case: Case, operands: Operands, threads: int) -> Contestant:
     """All keys in a cache of int8 codes: what is left of quantization is that of Q."""
-    cache = _filled("int8", case, operands, threads, False)
+    cache = _filled("int8", case, operands, threads)
     none = operands.key[:, :, :0]
     call = Call(operands.query, none, none, scale=case.scale)
     call.request.is_causal = int(case.causal)

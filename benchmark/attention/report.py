@@ -40,7 +40,15 @@ _DECODE_PEERS: Final = {
     "ORT MultiHeadAttention, past": "MHA",
     "ORT Attention-23, whole cache": "Attention",
 }
-_CACHES: Final = ("int8 channel", "int4", "fp8e4m3", "fp8e5m2", "bfloat16", "float32")
+_CACHES: Final = (
+    "int8 channel",
+    "int4",
+    "fp8e4m3",
+    "fp8e4m3 x fp8e4m3",
+    "fp8e5m2",
+    "bfloat16",
+    "float32",
+)
 
 
 def table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
