@@ -20,6 +20,13 @@ constexpr int kBatch = 4;  // queries whose sums stay in registers
 
 __m512i load_bytes(const void* from) { return _mm512_loadu_si512(from); }
 
+// Asks for what lies `bytes` behind `base`, which may be beyond its array. As in few_ahead.h, a
+// steady trickle of requests for the block after this one is what hides memory.
+QFA_INLINE void ask_for(const void* base, int64_t bytes) {
+  const uintptr_t place = reinterpret_cast<uintptr_t>(base) + static_cast<uintptr_t>(bytes);
+  _mm_prefetch(reinterpret_cast<const char*>(place), _MM_HINT_T0);
+}
+
 const char* at(const void* base, int64_t bytes) { return static_cast<const char*>(base) + bytes; }
 
 __mmask16 first_lanes(int64_t count) {
@@ -77,6 +84,8 @@ QFA_INLINE __m512i fold_magnitudes(const ScoreInput& in, float* scales) {
     const auto* halfs = reinterpret_cast<const __m256i*>(in.scale + 2 * c);
     const __m512 scale = _mm512_cvtph_ps(_mm256_loadu_si256(halfs));
     _mm512_store_ps(scales + c, scale);
+    ask_for(halfs, kKeyBlock / kInt4KeyGroup * 2 * in.padded);
+    ask_for(in.zero_point + c, kKeyBlock / kInt4KeyGroup * in.padded);
 #pragma GCC unroll 4
     for (int q = 0; q < count; ++q) {
       const __m512 x = _mm512_loadu_ps(in.queries + q * in.query_stride + c);
@@ -198,9 +207,12 @@ struct ScoreSums {
 // Adds the products of `column_count` columns, eight channels each.
 template <int count>
 QFA_INLINE void add_columns(const __m512i* first, const __m512i* second, int column_count,
-                            const Folded<count>& queries, int64_t start, ScoreSums<count>& sums) {
+                            const Folded<count>& queries, int64_t start, const uint8_t* codes,
+                            int64_t code_stride, ScoreSums<count>& sums) {
   const __m512i low_half = _mm512_set1_epi8(0x0f), high_half = _mm512_set1_epi8(-16);
   for (int column = 0; column < column_count; ++column) {
+    ask_for(codes, (kKeyBlock + 2 * column) * code_stride);
+    ask_for(codes, (kKeyBlock + 2 * column + 1) * code_stride);
     const __m512i x = _mm512_load_si512(first + column), y = _mm512_load_si512(second + column);
     const __m512i x_even = _mm512_and_si512(x, low_half), y_even = _mm512_and_si512(y, low_half);
     const __m512i x_odd = _mm512_and_si512(x, high_half), y_odd = _mm512_and_si512(y, high_half);
@@ -236,13 +248,14 @@ void score_group(const uint8_t* codes, int64_t code_stride, int64_t channels, co
     sums.even[0][q] = sums.even[1][q] = sums.odd[0][q] = sums.odd[1][q] = _mm512_setzero_si512();
   }
   if (paired) {
-    add_columns<count>(columns[0], columns[0] + 8, 8, queries, 0, sums);
+    add_columns<count>(columns[0], columns[0] + 8, 8, queries, 0, codes, code_stride, sums);
   } else {
     for (int64_t start = 0;;) {
       const int64_t bytes = (channels - start + 1) / 2;
       const int count_of_columns =
           bytes >= kChunkBytes ? 16 : static_cast<int>((bytes + 15) / 16 * 4);
-      add_columns<count>(columns[0], columns[1], count_of_columns, queries, start, sums);
+      add_columns<count>(columns[0], columns[1], count_of_columns, queries, start,
+                         codes + start / 2, code_stride, sums);
       start += kChunk;
       if (start >= channels) break;
       transpose_keys<false>(codes + start / 2, code_stride, (channels - start + 1) / 2, columns);
@@ -334,6 +347,9 @@ QFA_INLINE void arrange_scales(const void* scales, const int8_t* zero_points,
 #pragma GCC unroll 4
   for (int i = 0; i < 4; ++i) {
     const __m512i a = load_bytes(at(scales, 128 * i)), b = load_bytes(at(scales, 128 * i + 64));
+    ask_for(scales, kKeyBlock * 8 + 128 * i);
+    ask_for(scales, kKeyBlock * 8 + 128 * i + 64);
+    ask_for(zero_points, kKeyBlock * 4 + 64 * i);
     const __m512i low = _mm512_permutex2var_epi16(a, first_two, b);
     const __m512i high = _mm512_permutex2var_epi16(a, last_two, b);
     _mm512_store_ps(ordered[0] + 16 * i, _mm512_cvtph_ps(_mm512_castsi512_si256(low)));
@@ -452,7 +468,15 @@ template <int queries, bool paired, int half, int quad>
 QFA_INLINE void add_quad(const uint8_t* rows, int64_t stride, __mmask64 live,
                          const Weights<queries>& weights, int s, Sums<queries>& sums,
                          __m512i (&zero)[queries]) {
-  const uint8_t* first = rows + (8 * s + 32 * (quad / 2) + 4 * (quad % 2)) * stride;
+  const int64_t first_row = 8 * s + 32 * (quad / 2) + 4 * (quad % 2);
+  if (half == 0) {
+#pragma GCC unroll 4
+    for (int64_t j = 0; j < 4; ++j) {
+      ask_for(rows, (kKeyBlock + first_row + j) * stride);
+      if (paired) ask_for(rows, (kKeyBlock + 32 + first_row + j) * stride);
+    }
+  }
+  const uint8_t* first = rows + first_row * stride;
   const auto row = [&](int64_t j) {
     const uint8_t* from = first + j * stride;
     if (!paired) return _mm512_maskz_loadu_epi8(live, from);
