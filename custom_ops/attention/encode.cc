@@ -35,37 +35,24 @@ class TokenCodes {
   // A new row, number `fresh`, that becomes `token`. Returns its scale.
   float take_fresh(int64_t fresh, int64_t token, int8_t* codes) const {
     const char* source = side_.fresh_row(fresh);
-    if (writes_ && !coded_) copy_numbers(source, token);
+    if (writes_ && !coded_) side_.put_numbers(token, source);
     const float scale = encode(source, codes);
-    if (writes_ && coded_) {
-      memcpy(side_.codes_row(*side_.present_codes, token), codes, channel_bytes());
-      if (side_.channel_scale == nullptr) {
-        memcpy(side_.scale_row(*side_.present_codes, token, 4), &scale, 4);
-      }
-    }
+    if (writes_ && coded_) side_.put_codes(token, codes, scale);
     return scale;
   }
 
   // A token of the cache that was given.
   float take_old(int64_t token, int8_t* codes) const {
-    if (copies_) copy_old(token);
+    if (copies_) side_.copy_old(token);
     if (!coded_) {
       const char* source = side_.past_row(token);
       const int64_t size = element_size(side_.fresh->dtype);
       prefetch(source, kKeyBlock * side_.past->row_stride * size, side_.channels * size);
       return encode(source, codes);
     }
-    memcpy(codes, side_.codes_row(*side_.past_codes, token), channel_bytes());
+    memcpy(codes, side_.codes_row(*side_.past_codes, token), static_cast<size_t>(side_.channels));
     memset(codes + side_.channels, 0, static_cast<size_t>(padded_ - side_.channels));
-    return scale_of(token);
-  }
-
-  float scale_of(int64_t token) const {
-    float scale = 1.0f;
-    if (side_.channel_scale == nullptr) {
-      memcpy(&scale, side_.scale_row(*side_.past_codes, token, 4), 4);
-    }
-    return scale;
+    return side_.scale_of_old(token);
   }
 
   // Of a block of tokens: where they are, or in `scale`.
@@ -78,34 +65,13 @@ class TokenCodes {
       const bool is_aligned = reinterpret_cast<uintptr_t>(start) % alignof(float) == 0;
       if (is_aligned) return reinterpret_cast<const float*>(start);
     }
-    for (int64_t j = 0; j < kKeyBlock; ++j) scale[j] = scale_of(first + j);
+    for (int64_t j = 0; j < kKeyBlock; ++j) scale[j] = side_.scale_of_old(first + j);
     return scale;
   }
 
-  // To the present cache, when that is another than the one that was given.
-  void copy_old(int64_t token) const {
-    if (!coded_) {
-      copy_numbers(side_.past_row(token), token);
-      return;
-    }
-    memcpy(side_.codes_row(*side_.present_codes, token), side_.codes_row(*side_.past_codes, token),
-           channel_bytes());
-    if (side_.channel_scale == nullptr) {
-      memcpy(side_.scale_row(*side_.present_codes, token, 4),
-             side_.scale_row(*side_.past_codes, token, 4), 4);
-    }
-  }
-
  private:
-  size_t channel_bytes() const { return static_cast<size_t>(side_.channels); }
-
   float encode(const char* source, int8_t* codes) const {
     return encode_row(kernels_, side_, side_.fresh->dtype, source, padded_, row_, codes);
-  }
-
-  void copy_numbers(const char* source, int64_t token) const {
-    memcpy(side_.present_row(token), source,
-           static_cast<size_t>(side_.channels * element_size(side_.fresh->dtype)));
   }
 
   const Kernels& kernels_;
@@ -149,7 +115,7 @@ CodeRows take_codes(const Plan& plan, const Kernels& kernels, const Side& side, 
   const int64_t first = key_block * kKeyBlock;
   if (may_borrow && plan.request.kv_format == QFA_KV_INT8 && side.channels == padded &&
       tokens.are_old(first, first + kKeyBlock)) {
-    for (int64_t j = 0; source.copies() && j < kKeyBlock; ++j) source.copy_old(first + j);
+    for (int64_t j = 0; source.copies() && j < kKeyBlock; ++j) side.copy_old(first + j);
     const uint8_t* codes = side.codes_row(*side.past_codes, first);
     return {reinterpret_cast<const int8_t*>(codes), side.past_codes->codes_strides[2],
             source.scales_of(first, scale)};
@@ -165,7 +131,7 @@ CodeRows take_codes(const Plan& plan, const Kernels& kernels, const Side& side, 
       } else if (is_seen) {
         scale[j] = source.take_old(token, codes);
       } else if (source.copies()) {
-        source.copy_old(token);
+        side.copy_old(token);
       }
     }
     if (!is_seen) {

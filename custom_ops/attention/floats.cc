@@ -13,84 +13,54 @@
 namespace qfa {
 namespace {
 
-// Rows of one side as numbers, from a cache of numbers or of 8-bit floats; those that 8-bit floats
-// can hold, where these are computed with.
+// Rows of one side as numbers, from a cache of numbers or of 8-bit floats.
 class Numbers {
  public:
   Numbers(const Plan& plan, const Kernels& kernels, const Side& side, bool writes,
           const WorkerScratch& scratch)
       : kernels_(kernels),
         side_(side),
-        puts_(writes && side.is_wanted()),
-        copies_(puts_ && !side.is_in_place()),
+        writes_(writes && side.is_wanted()),
+        copies_(writes_ && !side.is_in_place()),
         scratch_(scratch),
-        fp8_(fp8_of(plan.request, kernels)),
-        is_coded_(plan.request.kv_format != QFA_KV_FLOAT) {}
+        fp8_(fp8_of(plan.request, kernels)) {}
 
-  bool puts() const { return puts_; }
+  bool writes() const { return writes_; }
+  bool copies() const { return copies_; }
 
   void take_fresh(int64_t fresh, int64_t token, float* row) const {
     const char* source = side_.fresh_row(fresh);
-    if (!is_coded_) {
-      if (puts_) memcpy(side_.present_row(token), source, number_bytes());
-      take_number(source, row);
+    if (fp8_.load == nullptr) {
+      if (writes_) side_.put_numbers(token, source);
+      load_row(kernels_, side_.fresh->dtype, source, nullptr, side_.channels, row);
       return;
     }
     load_row(kernels_, side_.fresh->dtype, source, nullptr, side_.channels, scratch_.row);
     const float scale = fp8_.quantize(scratch_.row, side_.channels, scratch_.fp8_codes);
     fp8_.load(scratch_.fp8_codes, scale, side_.channels, row);
-    if (puts_) put(token, scratch_.fp8_codes, &scale);
+    if (writes_) side_.put_codes(token, scratch_.fp8_codes, scale);
   }
 
   void take_old(int64_t token, float* row) const {
-    if (copies_) copy_old(token);
-    if (!is_coded_) {
+    if (copies_) side_.copy_old(token);
+    if (fp8_.load == nullptr) {
       const char* source = side_.past_row(token);
       const int64_t size = element_size(side_.fresh->dtype);
       prefetch(source, kKeyBlock * side_.past->row_stride * size, side_.channels * size);
-      take_number(source, row);
+      load_row(kernels_, side_.fresh->dtype, source, nullptr, side_.channels, row);
       return;
     }
     const uint8_t* codes = side_.codes_row(*side_.past_codes, token);
     prefetch(codes, kKeyBlock * side_.past_codes->codes_strides[2], side_.channels);
-    float scale;
-    memcpy(&scale, side_.scale_row(*side_.past_codes, token, 4), 4);
-    fp8_.load(codes, scale, side_.channels, row);
-  }
-
-  // To the present cache, when that is another than the one that was given.
-  void copy_old(int64_t token) const {
-    if (!copies_) return;
-    if (!is_coded_) {
-      memcpy(side_.present_row(token), side_.past_row(token), number_bytes());
-    } else {
-      put(token, side_.codes_row(*side_.past_codes, token),
-          side_.scale_row(*side_.past_codes, token, 4));
-    }
+    fp8_.load(codes, side_.scale_of_old(token), side_.channels, row);
   }
 
  private:
-  size_t number_bytes() const {
-    return static_cast<size_t>(side_.channels * element_size(side_.fresh->dtype));
-  }
-
-  void take_number(const char* source, float* row) const {
-    load_row(kernels_, side_.fresh->dtype, source, nullptr, side_.channels, row);
-    if (fp8_.load != nullptr) fp8_.round(row, side_.channels, scratch_.fp8_codes, row);
-  }
-
-  void put(int64_t token, const void* codes, const void* scale) const {
-    memcpy(side_.codes_row(*side_.present_codes, token), codes,
-           static_cast<size_t>(side_.channels));
-    memcpy(side_.scale_row(*side_.present_codes, token, 4), scale, 4);
-  }
-
   const Kernels& kernels_;
   const Side& side_;
-  const bool puts_, copies_;
+  const bool writes_, copies_;
   const WorkerScratch& scratch_;
   const Fp8 fp8_;
-  const bool is_coded_;
 };
 
 // Takes the tokens of a block from one side into rows of `stride` floats, zeros behind `channels`.
@@ -101,13 +71,13 @@ void take_numbers(const Plan& plan, const Kernels& kernels, const Side& side, in
   for (int64_t j = 0; j < kKeyBlock; ++j, rows += stride) {
     const int64_t token = key_block * kKeyBlock + j;
     const bool is_seen = token < tokens.length;
-    if (token < tokens.end && (is_seen || source.puts())) {
+    if (token < tokens.end && (is_seen || source.writes())) {
       if (tokens.is_new(token)) {
         source.take_fresh(token - tokens.start, token, rows);
       } else if (is_seen) {
         source.take_old(token, rows);
-      } else {
-        source.copy_old(token);
+      } else if (source.copies()) {
+        side.copy_old(token);
       }
     }
     const int64_t from = is_seen ? side.channels : 0;

@@ -11,11 +11,6 @@ namespace qfa {
 struct Fp8 {
   load_e4m3_row_fn* load;
   quantize_e4m3_row_fn* quantize;
-
-  // Codes a row, which may be `row` itself, and widens it again.
-  void round(const float* source, int64_t channels, uint8_t* codes, float* row) const {
-    load(codes, quantize(source, channels, codes), channels, row);
-  }
 };
 
 inline Fp8 fp8_of(const qfa_attention& a, const Kernels& kernels) {
@@ -26,10 +21,6 @@ inline Fp8 fp8_of(const qfa_attention& a, const Kernels& kernels) {
     return {kernels.load_e5m2_row, kernels.quantize_e5m2_row};
   }
   return {nullptr, nullptr};
-}
-
-inline bool computes_fp8(const qfa_attention& a) {
-  return a.compute == QFA_COMPUTE_FP8E4M3 || a.compute == QFA_COMPUTE_FP8E5M2;
 }
 
 }  // namespace qfa

@@ -59,6 +59,16 @@ HeadFloats cut_floats(const Plan& p, Cutter& cutter) {
   return h;
 }
 
+BfloatBlock cut_bfloats(const Plan& p, int64_t keys, Cutter& cutter) {
+  BfloatBlock b;
+  b.keys = cutter.take<uint16_t>(keys * p.bfloat_width);
+  b.columns = cutter.take<uint16_t>(keys * p.value_channels);
+  b.key_scale = cutter.take<float>(keys);
+  b.value_scale = cutter.take<float>(keys);
+  b.spoil = cutter.take<float>(keys);
+  return b;
+}
+
 ChunkState cut_chunk(const Plan& p, Cutter& cutter) {
   ChunkState c;
   c.max = cutter.take<float>(kLanes);
@@ -71,7 +81,16 @@ WorkerScratch cut_worker(const Plan& p, Cutter& cutter) {
   const int64_t channels = p.request.qk_channels;
   WorkerScratch w = {};
   w.row = cutter.take<float>(larger(channels, p.request.v_channels));
-  if (p.computes_float()) {
+  if (p.computes_fp8()) {
+    w.fp8_codes = cutter.take<uint8_t>(larger(channels, p.request.v_channels));
+    w.bfloat_queries = cutter.take<uint16_t>(p.bfloat_width * kLanes);
+    w.bfloat_rows = cutter.take<uint16_t>(kKeyBlock * larger(p.bfloat_width, p.value_channels));
+    w.bfloat_weights = cutter.take<uint16_t>(kKeyBlock * kLanes);
+    w.float_scores = cutter.take<float>(kKeyBlock * kLanes);
+    w.float_keys = cutter.take<float>(kKeyBlock * p.bfloat_width);
+    w.float_values = cutter.take<float>(kKeyBlock * p.value_channels);
+    if (p.streams) w.bfloats = cut_bfloats(p, kKeyBlock, cutter);
+  } else if (p.computes_float()) {
     w.float_queries = cutter.take<float>(channels * kLanes);
     w.float_scores = cutter.take<float>(kKeyBlock * kLanes);
     w.fp8_codes = cutter.take<uint8_t>(larger(channels, p.request.v_channels));
@@ -132,6 +151,11 @@ HeadCodes head_codes_at(const Plan& plan, char* memory) {
   return cut_head(plan, cutter);
 }
 
+BfloatBlock head_bfloats_at(const Plan& plan, char* memory) {
+  Cutter cutter(memory);
+  return cut_bfloats(plan, plan.key_blocks * kKeyBlock, cutter);
+}
+
 HeadFloats head_floats_at(const Plan& plan, char* memory) {
   Cutter cutter(memory);
   return cut_floats(plan, cutter);
@@ -161,6 +185,7 @@ qfa_status make_plan(const qfa_attention& request, int64_t threads, Plan* plan) 
   p.code_groups = (request.qk_channels + 3) / 4;
   p.value_channels = round_up(request.v_channels, kChannelPad);
   p.value_stride = round_up(request.v_channels, kCodePad);
+  p.bfloat_width = round_up(request.qk_channels, kBfloatPad);
   p.key_blocks = round_up(p.keys, kKeyBlock) / kKeyBlock;
   p.key_chunks = round_up(p.keys, QFA_KEY_CHUNK) / QFA_KEY_CHUNK;
   p.rows_per_head = p.sharing * request.query_length;
@@ -177,7 +202,7 @@ qfa_status make_plan(const qfa_attention& request, int64_t threads, Plan* plan) 
   p.score_factor = static_cast<float>(static_cast<double>(request.scale) * kLog2OfE / rotated);
 
   p.streams = p.rows_per_head <= kLanes;
-  p.few = p.streams && p.rows_per_head <= kMostFew && request.softcap == 0.0f;
+  p.few = p.streams && p.rows_per_head <= kMostFew && request.softcap == 0.0f && !p.computes_fp8();
 
   // More workers than pieces of work would only cost memory.
   const int64_t per_head =
@@ -200,6 +225,8 @@ qfa_status make_plan(const qfa_attention& request, int64_t threads, Plan* plan) 
   if (p.splits) {
     if (__builtin_mul_overflow(chunk.used(), p.key_chunks, &head_bytes))
       return too_much(p, chunk.used());
+  } else if (!p.streams && p.computes_fp8()) {
+    cut_bfloats(p, p.key_blocks * kKeyBlock, head);
   } else if (!p.streams && p.computes_float()) {
     cut_floats(p, head);
   } else if (!p.streams) {

@@ -10,6 +10,16 @@
 
 namespace qfa {
 
+// Keys and values in bfloat16, of one block or, one block behind the other, of a head. Tokens that
+// cannot be seen are zeros with harmless scales.
+struct BfloatBlock {
+  uint16_t* keys;     // [64][bfloat_width]
+  uint16_t* columns;  // [value_channels][64]
+  float* key_scale;   // [64], as are the following
+  float* value_scale;
+  float* spoil;  // see FloatBlock
+};
+
 struct Plan {
   qfa_attention request;
 
@@ -19,6 +29,7 @@ struct Plan {
   int64_t code_groups;     // groups of four channels that hold codes
   int64_t value_channels;  // Dv rounded up to kChannelPad
   int64_t value_stride;    // Dv rounded up to kCodePad
+  int64_t bfloat_width;    // D rounded up to kBfloatPad
   int64_t key_blocks;      // blocks of kKeyBlock keys
   int64_t rows_per_head;   // G * S query rows read one key/value head
   int64_t query_blocks;    // blocks of kLanes rows
@@ -46,6 +57,7 @@ struct Plan {
 
   // Products are sums of float32, of numbers or of 8-bit floats.
   bool computes_float() const { return request.compute != QFA_COMPUTE_INT8; }
+  bool computes_fp8() const { return computes_float() && request.compute != QFA_COMPUTE_FLOAT; }
   bool has_int4() const { return request.kv_format == QFA_KV_INT4; }
   // Few queries multiply 4-bit codes as they are, and weigh them in float32.
   bool few_int4() const { return few && has_int4(); }
@@ -58,6 +70,11 @@ struct Plan {
   }
   int64_t output_count() const { return output_channels() * (few ? kMostFew : kLanes); }
   char* kept_open_row(int64_t kv_head, int64_t row) const;
+  // The block of a head that starts at a key.
+  BfloatBlock block_of(const BfloatBlock& head, int64_t first) const {
+    return {head.keys + first * bfloat_width, head.columns + first * value_channels,
+            head.key_scale + first, head.value_scale + first, head.spoil + first};
+  }
 };
 
 // Codes of one key/value head. Rows at and beyond P + T are zeros with harmless scales.
@@ -88,19 +105,23 @@ struct ChunkState {
 
 // What one worker owns while it runs; what a run does not need is null.
 struct WorkerScratch {
-  float* row;            // [max(D, Dv)]
-  float* float_queries;  // [D][kLanes], or [kMostFew][D]
-  float* float_scores;   // [64][kLanes], or [kMostFew][64]
-  float* float_keys;     // [64][D], as are the next of the block that streams or has 4 bits
-  float* float_values;   // [64][value_channels]
-  float* spoil;          // [64]
-  uint8_t* fp8_codes;    // [max(D, Dv)]
-  int8_t* codes;         // [64][max(code_stride, value_stride)] values of a block
-  int8_t* keys;          // [64][code_stride] keys of a block that streams
-  int8_t* columns;       // [value_channels][64] its values, transposed
-  uint8_t* queries;      // as pack_queries leaves them, or int8 [kMostFew][code_stride]
-  int32_t* scores;       // [64][kLanes], or [kMostFew][64]
-  int32_t* score_start;  // [64] of a block that streams, as are the next
+  float* row;                // [max(D, Dv)]
+  uint16_t* bfloat_queries;  // as pack_bfloats leaves them
+  uint16_t* bfloat_rows;     // [64][max(bfloat_width, value_channels)]
+  uint16_t* bfloat_weights;  // [32][kLanes][2]
+  BfloatBlock bfloats;       // of a block that streams
+  float* float_queries;      // [D][kLanes], or [kMostFew][D]
+  float* float_scores;       // [64][kLanes], or [kMostFew][64]
+  float* float_keys;         // [64][D], as are the next of the block that streams or has 4 bits
+  float* float_values;       // [64][value_channels]
+  float* spoil;              // [64]
+  uint8_t* fp8_codes;        // [max(D, Dv)]
+  int8_t* codes;             // [64][max(code_stride, value_stride)] values of a block
+  int8_t* keys;              // [64][code_stride] keys of a block that streams
+  int8_t* columns;           // [value_channels][64] its values, transposed
+  uint8_t* queries;          // as pack_queries leaves them, or int8 [kMostFew][code_stride]
+  int32_t* scores;           // [64][kLanes], or [kMostFew][64]
+  int32_t* score_start;      // [64] of a block that streams, as are the next
   float* key_scale;
   float* value_scale;
   float* value_log2;
@@ -124,6 +145,7 @@ qfa_status make_plan(const qfa_attention& request, int64_t threads, Plan* plan);
 
 // These lay out memory that starts at a multiple of 64 bytes.
 HeadCodes head_codes_at(const Plan& plan, char* memory);
+BfloatBlock head_bfloats_at(const Plan& plan, char* memory);
 HeadFloats head_floats_at(const Plan& plan, char* memory);
 WorkerScratch worker_scratch_at(const Plan& plan, char* memory);
 ChunkState chunk_state_at(const Plan& plan, char* memory);

@@ -3,19 +3,11 @@
 #include <string.h>
 
 #include "attention/dtype.h"
-#include "attention/fp8.h"
 #include "attention/side.h"
 #include "kernels/score_zero.h"
 
 namespace qfa {
 namespace {
-
-const char* query_row(const Plan& plan, const QueryRows& rows, int lane) {
-  const qfa_tensor& t = plan.request.query;
-  const int64_t offset = rows.batch * t.batch_stride + rows.head[lane] * t.head_stride +
-                         rows.query[lane] * t.row_stride;
-  return static_cast<const char*>(t.data) + offset * element_size(t.dtype);
-}
 
 // Codes of one query row, padded with zeros; returns their scale.
 float encode_query(const Plan& plan, const Kernels& kernels, const QueryRows& rows, int lane,
@@ -58,6 +50,13 @@ void scale_channels(const Plan& plan, int64_t query_head, float* row) {
 }
 
 }  // namespace
+
+const char* query_row(const Plan& plan, const QueryRows& rows, int lane) {
+  const qfa_tensor& t = plan.request.query;
+  const int64_t offset = rows.batch * t.batch_stride + rows.head[lane] * t.head_stride +
+                         rows.query[lane] * t.row_stride;
+  return static_cast<const char*>(t.data) + offset * element_size(t.dtype);
+}
 
 void load_row(const Kernels& kernels, qfa_dtype dtype, const void* source, const float* mean,
               int64_t count, float* row) {
@@ -104,13 +103,11 @@ void encode_queries(const Plan& plan, const Kernels& kernels, const QueryRows& r
 void widen_queries(const Plan& plan, const Kernels& kernels, const QueryRows& rows,
                    const WorkerScratch& scratch) {
   const qfa_attention& a = plan.request;
-  const Fp8 fp8 = fp8_of(a, kernels);
   if (plan.few) {
     for (int q = 0; q < rows.count; ++q) {
       float* row = scratch.float_queries + q * a.qk_channels;
       load_row(kernels, a.query.dtype, query_row(plan, rows, q), nullptr, a.qk_channels, row);
       if (plan.rotation_block != 0) kernels.rotate_row(row, a.qk_channels, plan.rotation_block);
-      if (computes_fp8(a)) fp8.round(row, a.qk_channels, scratch.fp8_codes, row);
     }
     return;
   }
@@ -120,7 +117,6 @@ void widen_queries(const Plan& plan, const Kernels& kernels, const QueryRows& ro
   for (int lane = 0; lane < rows.count; ++lane) {
     load_row(kernels, a.query.dtype, query_row(plan, rows, lane), nullptr, a.qk_channels,
              scratch.row);
-    if (computes_fp8(a)) fp8.round(scratch.row, a.qk_channels, scratch.fp8_codes, scratch.row);
     float* target = scratch.float_queries + lane;
     for (int64_t c = 0; c < a.qk_channels; ++c) target[c * kLanes] = scratch.row[c];
   }

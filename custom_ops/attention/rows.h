@@ -22,6 +22,9 @@ struct QueryRows {
 
 QueryRows query_rows(const Plan& plan, int64_t kv_head, int64_t query_block);
 
+// The numbers of one of them.
+const char* query_row(const Plan& plan, const QueryRows& rows, int lane);
+
 // Quantizes query rows into scratch.queries, packed for lanes or, where queries are few, as rows;
 // lanes without a row get codes and scales of zero.
 void encode_queries(const Plan& plan, const Kernels& kernels, const QueryRows& rows,

@@ -6,6 +6,7 @@
 #include <atomic>
 
 #include "attention/attend.h"
+#include "attention/bfloats.h"
 #include "attention/float_mode.h"
 #include "attention/floats.h"
 #include "attention/int4.h"
@@ -74,7 +75,11 @@ struct Phase {
 void encode_item(const Phase& p, int64_t index, const WorkerScratch& scratch) {
   const int64_t local = index / p.plan.key_blocks, key_block = index % p.plan.key_blocks;
   const int64_t head = p.first_head + local;
-  if (p.plan.computes_float()) {
+  if (p.plan.computes_fp8()) {
+    const BfloatBlock bfloats = head_bfloats_at(p.plan, p.memory_of(local));
+    take_bfloat_block(p.plan, p.kernels, head, key_block, true, scratch,
+                      p.plan.block_of(bfloats, key_block * kKeyBlock));
+  } else if (p.plan.computes_float()) {
     const HeadFloats floats = head_floats_at(p.plan, p.memory_of(local));
     const int64_t first = key_block * kKeyBlock;
     widen_key_block(p.plan, p.kernels, head, key_block, true, scratch,
@@ -91,7 +96,10 @@ void attend_item(const Phase& p, int64_t index, const WorkerScratch& scratch) {
   // The last queries of a causal head see the most keys: they start first, to end together.
   const int64_t query_block = p.plan.query_blocks - 1 - index % p.plan.query_blocks;
   const int64_t head = p.first_head + local;
-  if (p.plan.computes_float()) {
+  if (p.plan.computes_fp8()) {
+    attend_bfloats(p.plan, p.kernels, head, query_block,
+                   head_bfloats_at(p.plan, p.memory_of(local)), scratch);
+  } else if (p.plan.computes_float()) {
     attend_floats(p.plan, p.kernels, head, query_block, head_floats_at(p.plan, p.memory_of(local)),
                   scratch);
   } else {

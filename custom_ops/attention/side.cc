@@ -55,6 +55,29 @@ char* Side::scale_row(const qfa_codes& codes, int64_t row, int64_t size) const {
   return static_cast<char*>(codes.scale) + size * offset_of(codes.scale_strides, batch, head, row);
 }
 
+void Side::put_numbers(int64_t token, const char* source) const {
+  memcpy(present_row(token), source, static_cast<size_t>(channels * element_size(fresh->dtype)));
+}
+
+void Side::put_codes(int64_t token, const void* codes, float scale) const {
+  memcpy(codes_row(*present_codes, token), codes, static_cast<size_t>(channels));
+  if (channel_scale == nullptr) memcpy(scale_row(*present_codes, token, 4), &scale, 4);
+}
+
+float Side::scale_of_old(int64_t token) const {
+  float scale = 1.0f;
+  if (channel_scale == nullptr) memcpy(&scale, scale_row(*past_codes, token, 4), 4);
+  return scale;
+}
+
+void Side::copy_old(int64_t token) const {
+  if (request->kv_format == QFA_KV_FLOAT) {
+    put_numbers(token, past_row(token));
+  } else {
+    put_codes(token, codes_row(*past_codes, token), scale_of_old(token));
+  }
+}
+
 int8_t* Side::zero_point_row(const qfa_codes& codes, int64_t row) const {
   return static_cast<int8_t*>(codes.zero_point) + offset_of(codes.scale_strides, batch, head, row);
 }

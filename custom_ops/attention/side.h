@@ -37,6 +37,13 @@ struct Side {
   // Row `row` of scales, whose elements take `size` bytes, and of zero points.
   char* scale_row(const qfa_codes& codes, int64_t row, int64_t size) const;
   int8_t* zero_point_row(const qfa_codes& codes, int64_t row) const;
+  // To the present cache: a row of numbers as it is; codes of 8 bits with their scale; a row of the
+  // cache that was given.
+  void put_numbers(int64_t token, const char* source) const;
+  void put_codes(int64_t token, const void* codes, float scale) const;
+  void copy_old(int64_t token) const;
+  // The scale of a row of codes of 8 bits, 1 where scales are per channel.
+  float scale_of_old(int64_t token) const;
   // Keys of an incomplete group, of a 4-bit cache: as they were given, where they must be read
   // (perhaps kept aside), and where they go.
   const char* past_open_row(int64_t row) const;

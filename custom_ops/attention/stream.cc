@@ -1,6 +1,7 @@
 #include "attention/stream.h"
 
 #include "attention/attend.h"
+#include "attention/bfloats.h"
 #include "attention/floats.h"
 #include "attention/int4.h"
 #include "attention/online.h"
@@ -24,7 +25,9 @@ class Stream {
         rows_(query_rows(plan, kv_head, 0)),
         reach_(reach_of(plan, rows_)),
         by_{plan, kernels, rows_, reach_, none_, scratch} {
-    if (plan.computes_float() || plan.few_int4()) {
+    if (plan.computes_fp8()) {
+      pack_bfloat_queries(plan, kernels, rows_, scratch, lanes_.query_scale);
+    } else if (plan.computes_float() || plan.few_int4()) {
       for (float& scale : lanes_.query_scale) scale = plan.score_factor;
       widen_queries(plan, kernels, rows_, scratch);
     } else {
@@ -77,8 +80,13 @@ class Stream {
   // A block that no query sees: it may have to be written.
   void pass(int64_t first) {
     const int64_t block = first / kKeyBlock;
+    const bool is_wanted = keys_.is_wanted() || values_.is_wanted();
+    if (plan_.computes_fp8()) {
+      if (is_wanted) take_bfloats(block, true);
+      return;
+    }
     if (plan_.computes_float()) {
-      if (keys_.is_wanted() || values_.is_wanted()) widen(block, true);
+      if (is_wanted) widen(block, true);
       return;
     }
     if (plan_.few_int4()) {
@@ -89,6 +97,11 @@ class Stream {
     }
     if (keys_.is_wanted()) take_keys_of(block, true);
     if (values_.is_wanted()) take_values_of(block, true);
+  }
+
+  const BfloatBlock& take_bfloats(int64_t block, bool writes) {
+    take_bfloat_block(plan_, kernels_, kv_head_, block, writes, scratch_, scratch_.bfloats);
+    return scratch_.bfloats;
   }
 
   FloatTile widen(int64_t block, bool writes) {
@@ -109,6 +122,10 @@ class Stream {
 
   void take(const Attending& by, const KeyBlock& b, bool writes) {
     const int64_t block = b.first / kKeyBlock;
+    if (plan_.computes_fp8()) {
+      attend_bfloat_block(by, take_bfloats(block, writes), b, lanes_);
+      return;
+    }
     if (plan_.computes_float()) {
       attend_float_block(by, widen(block, writes), b, lanes_);
       return;
