@@ -305,14 +305,22 @@ void pad_scores(int64_t channels, int query_count, ScoreCopy& copy, ScoreInput& 
 
 // Values.
 
+// How the codes of a chunk lie in its rows.
+enum class Layout {
+  kFull,   // they fill a register
+  kPart,   // and here more than half of one
+  kPaired  // half of one at most: a row shares it with the row 32 keys later
+};
+
 // Of one chunk of channels: what `queries` queries weigh its keys with. The keys are taken 16 at a
-// time in four quads; step s has keys 8 s .. 8 s + 7 and 32 + 8 s .. 32 + 8 s + 7. `paired`: a row
-// fills half a register at most and shares one with the row 32 keys later.
+// time in four quads; step s has keys 8 s .. 8 s + 7 and 32 + 8 s .. 32 + 8 s + 7.
 template <int queries>
 struct Weights {
   alignas(64) uint8_t codes[4][queries][64];  // [step][q]: for each 32 channels 16 keys
-  alignas(64) int8_t zero[4][64];             // [step]: zero points, in the same order
   alignas(64) float step[16];                 // [q][32 channels]
+  // Where sums of even channels start, and of odd ones, in each 128 bits those of 32 channels: at
+  // what zero points take away.
+  __m512i even_start[queries], odd_start[queries];
 };
 
 // 16 vectors in, the greatest of each, as unsigned integers, out.
@@ -371,10 +379,17 @@ QFA_INLINE void arrange_scales(const void* scales, const int8_t* zero_points,
   }
 }
 
-template <int queries, bool paired>
+// In all lanes of each 128 bits their sum.
+QFA_INLINE __m512i add_within_lanes(__m512i x) {
+  const __m512i pairs = _mm512_add_epi32(x, _mm512_shuffle_epi32(x, _MM_PERM_CDAB));
+  return _mm512_add_epi32(pairs, _mm512_shuffle_epi32(pairs, _MM_PERM_BADC));
+}
+
+template <int queries, Layout layout>
 QFA_INLINE void weigh(const float* weights, int key_count, const float (&scales)[4][kKeyBlock],
-                      Weights<queries>& target) {
-  constexpr int kParts = paired ? 2 : 4;  // of 32 channels
+                      const int8_t (&zero_points)[4][64], Weights<queries>& target) {
+  constexpr bool kPaired = layout == Layout::kPaired;
+  constexpr int kParts = kPaired ? 2 : 4;  // of 32 channels
   alignas(64) float inverse[16];
   __m512i greatest[16];
   __m512 y[queries][4];
@@ -436,23 +451,38 @@ QFA_INLINE void weigh(const float* weights, int key_count, const float (&scales)
       codes[g] = _mm512_packus_epi16(_mm512_permutex2var_epi16(code[0], low_words, code[1]),
                                      _mm512_permutex2var_epi16(code[2], low_words, code[3]));
     }
-    if (paired) codes[2] = codes[0], codes[3] = codes[1];
+    if (kPaired) codes[2] = codes[0], codes[3] = codes[1];
     const __m512i low01 = _mm512_shuffle_i32x4(codes[0], codes[1], 0x44);
     const __m512i low23 = _mm512_shuffle_i32x4(codes[2], codes[3], 0x44);
     const __m512i high01 = _mm512_shuffle_i32x4(codes[0], codes[1], 0xee);
     const __m512i high23 = _mm512_shuffle_i32x4(codes[2], codes[3], 0xee);
-    _mm512_store_si512(target.codes[0][q], _mm512_shuffle_i32x4(low01, low23, 0x88));
-    _mm512_store_si512(target.codes[1][q], _mm512_shuffle_i32x4(low01, low23, 0xdd));
-    _mm512_store_si512(target.codes[2][q], _mm512_shuffle_i32x4(high01, high23, 0x88));
-    _mm512_store_si512(target.codes[3][q], _mm512_shuffle_i32x4(high01, high23, 0xdd));
+    const __m512i step_codes[4] = {
+        _mm512_shuffle_i32x4(low01, low23, 0x88), _mm512_shuffle_i32x4(low01, low23, 0xdd),
+        _mm512_shuffle_i32x4(high01, high23, 0x88), _mm512_shuffle_i32x4(high01, high23, 0xdd)};
+    __m512i with_zero = _mm512_setzero_si512(), with_eight = with_zero;
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      _mm512_store_si512(target.codes[i][q], step_codes[i]);
+      with_zero = _mm512_dpbusd_epi32(with_zero, step_codes[i], _mm512_load_si512(zero_points[i]));
+      with_eight = _mm512_dpbusd_epi32(with_eight, step_codes[i], _mm512_set1_epi8(8));
+    }
+    // Odd channels are multiplied as 16 * (code - 8). Paired sums are added to each other: one of
+    // the two halves has it all.
+    const __mmask16 where = kPaired ? 0x00ff : 0xffff;
+    const __m512i even = add_within_lanes(with_zero);
+    const __m512i odd = _mm512_sub_epi32(even, add_within_lanes(with_eight));
+    target.even_start[q] = _mm512_maskz_sub_epi32(where, _mm512_setzero_si512(), even);
+    target.odd_start[q] =
+        _mm512_maskz_sub_epi32(where, _mm512_setzero_si512(), _mm512_slli_epi32(odd, 4));
   }
 }
 
 // Four of the 16 keys of a step in all lanes of each 128 bits. Paired, the upper half of the
 // register has those of 32 keys later.
-template <bool paired, int quad>
+template <Layout layout, int quad>
 QFA_INLINE __m512i keys_of_quad(__m512i step) {
-  if (!paired) return _mm512_shuffle_epi32(step, static_cast<_MM_PERM_ENUM>(0x55 * quad));
+  if (layout != Layout::kPaired)
+    return _mm512_shuffle_epi32(step, static_cast<_MM_PERM_ENUM>(0x55 * quad));
   const __m512i four = _mm512_set1_epi32(0x03020100 + 0x04040404 * quad);
   const __m512i later = _mm512_maskz_set1_epi32(0xff00, 0x08080808);
   return _mm512_shuffle_epi8(step, _mm512_add_epi8(four, later));
@@ -464,22 +494,23 @@ struct Sums {
   __m512i even[queries][2], odd[queries][2];
 };
 
-template <int queries, bool paired, int half, int quad>
+template <int queries, Layout layout, int half, int quad>
 QFA_INLINE void add_quad(const uint8_t* rows, int64_t stride, __mmask64 live,
-                         const Weights<queries>& weights, int s, Sums<queries>& sums,
-                         __m512i (&zero)[queries]) {
+                         const Weights<queries>& weights, int s, Sums<queries>& sums) {
+  constexpr bool kPaired = layout == Layout::kPaired;
   const int64_t first_row = 8 * s + 32 * (quad / 2) + 4 * (quad % 2);
   if (half == 0) {
 #pragma GCC unroll 4
     for (int64_t j = 0; j < 4; ++j) {
       ask_for(rows, (kKeyBlock + first_row + j) * stride);
-      if (paired) ask_for(rows, (kKeyBlock + 32 + first_row + j) * stride);
+      if (kPaired) ask_for(rows, (kKeyBlock + 32 + first_row + j) * stride);
     }
   }
   const uint8_t* first = rows + first_row * stride;
   const auto row = [&](int64_t j) {
     const uint8_t* from = first + j * stride;
-    if (!paired) return _mm512_maskz_loadu_epi8(live, from);
+    if (layout == Layout::kFull) return load_bytes(from);
+    if (!kPaired) return _mm512_maskz_loadu_epi8(live, from);
     const auto some = static_cast<__mmask32>(live);
     return _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_maskz_loadu_epi8(some, from)),
                               _mm256_maskz_loadu_epi8(some, from + 32 * stride), 1);
@@ -497,61 +528,50 @@ QFA_INLINE void add_quad(const uint8_t* rows, int64_t stride, __mmask64 live,
     odd[t] =
         _mm512_ternarylogic_epi32(bytes[t], _mm512_set1_epi8(-16), _mm512_set1_epi8(-128), kAndXor);
   }
-  // Even dwords: zero points; odd ones: 8, for what the odd channels lack.
-  const __m512i offsets = _mm512_mask_mov_epi32(
-      _mm512_set1_epi8(8), 0x5555, keys_of_quad<paired, quad>(_mm512_load_si512(weights.zero[s])));
 #pragma GCC unroll 4
   for (int q = 0; q < queries; ++q) {
-    const __m512i w = keys_of_quad<paired, quad>(_mm512_load_si512(weights.codes[s][q]));
+    const __m512i w = keys_of_quad<layout, quad>(_mm512_load_si512(weights.codes[s][q]));
 #pragma GCC unroll 2
     for (int t = 0; t < 2; ++t) {
       sums.even[q][t] = _mm512_dpbusd_epi32(sums.even[q][t], w, even[t]);
       sums.odd[q][t] = _mm512_dpbusd_epi32(sums.odd[q][t], w, odd[t]);
     }
-    if (half == 0) zero[q] = _mm512_dpbusd_epi32(zero[q], w, offsets);
   }
 }
 
-template <int queries, bool paired, int half>
+template <int queries, Layout layout, int half>
 QFA_INLINE void accumulate_half(const uint8_t* rows, int64_t stride, __mmask64 live,
                                 const Weights<queries>& weights, int64_t channels,
-                                const float* keep, __m512i (&zero)[queries], float* output,
-                                int64_t output_stride) {
+                                const float* keep, float* output, int64_t output_stride) {
+  constexpr bool kPaired = layout == Layout::kPaired;
   Sums<queries> sums;
 #pragma GCC unroll 4
   for (int q = 0; q < queries; ++q) {
 #pragma GCC unroll 2
-    for (int t = 0; t < 2; ++t) sums.even[q][t] = sums.odd[q][t] = _mm512_setzero_si512();
+    for (int t = 0; t < 2; ++t) {
+      sums.even[q][t] = weights.even_start[q];
+      sums.odd[q][t] = weights.odd_start[q];
+    }
   }
-#pragma GCC unroll 4
+#pragma GCC unroll 1
   for (int s = 0; s < 4; ++s) {
-    add_quad<queries, paired, half, 0>(rows, stride, live, weights, s, sums, zero);
-    add_quad<queries, paired, half, 1>(rows, stride, live, weights, s, sums, zero);
-    if (paired) continue;
-    add_quad<queries, paired, half, 2>(rows, stride, live, weights, s, sums, zero);
-    add_quad<queries, paired, half, 3>(rows, stride, live, weights, s, sums, zero);
+    add_quad<queries, layout, half, 0>(rows, stride, live, weights, s, sums);
+    add_quad<queries, layout, half, 1>(rows, stride, live, weights, s, sums);
+    if (kPaired) continue;
+    add_quad<queries, layout, half, 2>(rows, stride, live, weights, s, sums);
+    add_quad<queries, layout, half, 3>(rows, stride, live, weights, s, sums);
   }
 #pragma GCC unroll 4
   for (int q = 0; q < queries; ++q) {
-    if (paired) {
-      const auto add_later = [](__m512i x) {
-        return _mm512_add_epi32(x, _mm512_shuffle_i32x4(x, x, 0x4e));
-      };
-      if (half == 0) zero[q] = add_later(zero[q]);
-#pragma GCC unroll 2
-      for (int t = 0; t < 2; ++t) {
-        sums.even[q][t] = add_later(sums.even[q][t]);
-        sums.odd[q][t] = add_later(sums.odd[q][t]);
-      }
-    }
-    const __m512i of_even = _mm512_shuffle_epi32(zero[q], static_cast<_MM_PERM_ENUM>(0xa0));
-    const __m512i eights = _mm512_shuffle_epi32(zero[q], static_cast<_MM_PERM_ENUM>(0xf5));
-    const __m512i of_odd = _mm512_sub_epi32(of_even, eights);
     __m512i x[4];  // for each 32 channels four of 16
 #pragma GCC unroll 2
     for (int t = 0; t < 2; ++t) {
-      const __m512i even = _mm512_sub_epi32(sums.even[q][t], of_even);
-      const __m512i odd = _mm512_sub_epi32(_mm512_srai_epi32(sums.odd[q][t], 4), of_odd);
+      __m512i even = sums.even[q][t], odd = sums.odd[q][t];
+      if (kPaired) {
+        even = _mm512_add_epi32(even, _mm512_shuffle_i32x4(even, even, 0x4e));
+        odd = _mm512_add_epi32(odd, _mm512_shuffle_i32x4(odd, odd, 0x4e));
+      }
+      odd = _mm512_srai_epi32(odd, 4);
       x[2 * t] = _mm512_unpacklo_epi32(even, odd);
       x[2 * t + 1] = _mm512_unpackhi_epi32(even, odd);
     }
@@ -564,7 +584,7 @@ QFA_INLINE void accumulate_half(const uint8_t* rows, int64_t stride, __mmask64 l
         _mm512_shuffle_i32x4(high01, high23, 0x88), _mm512_shuffle_i32x4(high01, high23, 0xdd)};
     const __m512 kept = _mm512_set1_ps(keep[q]);
 #pragma GCC unroll 4
-    for (int l = 0; l < (paired ? 2 : 4); ++l) {
+    for (int l = 0; l < (kPaired ? 2 : 4); ++l) {
       const int64_t c = 32 * l + 16 * half;
       const __mmask16 some = first_lanes(channels - c);
       float* target = output + q * output_stride + c;
@@ -639,24 +659,33 @@ Chunk chunk_of(const Int4Values& values, int64_t start, int key_count, ChunkCopy
   return chunk;
 }
 
-template <int queries, bool paired>
+template <int queries, Layout layout>
 void accumulate_chunk(const Chunk& chunk, const float (&scales)[4][kKeyBlock],
                       const int8_t (&zero_points)[4][64], const float* weights, const float* keep,
                       float* output, int64_t output_stride) {
   Weights<queries> target;
-#pragma GCC unroll 4
-  for (int s = 0; s < 4; ++s) {
-    const __m512i zero = _mm512_load_si512(zero_points[s]);
-    _mm512_store_si512(target.zero[s], paired ? _mm512_shuffle_i32x4(zero, zero, 0x44) : zero);
+  weigh<queries, layout>(weights, chunk.keys, scales, zero_points, target);
+  accumulate_half<queries, layout, 0>(chunk.rows, chunk.stride, chunk.live, target, chunk.channels,
+                                      keep, output, output_stride);
+  accumulate_half<queries, layout, 1>(chunk.rows, chunk.stride, chunk.live, target, chunk.channels,
+                                      keep, output, output_stride);
+}
+
+template <Layout layout, typename Run>
+void run_chunk(int queries, const Run& run) {
+  switch (queries) {
+    case 1:
+      run(accumulate_chunk<1, layout>);
+      break;
+    case 2:
+      run(accumulate_chunk<2, layout>);
+      break;
+    case 3:
+      run(accumulate_chunk<3, layout>);
+      break;
+    default:
+      run(accumulate_chunk<4, layout>);
   }
-  weigh<queries, paired>(weights, chunk.keys, scales, target);
-  __m512i zero[queries];
-#pragma GCC unroll 4
-  for (int q = 0; q < queries; ++q) zero[q] = _mm512_setzero_si512();
-  accumulate_half<queries, paired, 0>(chunk.rows, chunk.stride, chunk.live, target, chunk.channels,
-                                      keep, zero, output, output_stride);
-  accumulate_half<queries, paired, 1>(chunk.rows, chunk.stride, chunk.live, target, chunk.channels,
-                                      keep, zero, output, output_stride);
 }
 
 }  // namespace
@@ -704,19 +733,12 @@ void few_int4_accumulate_avx512vnni(const Int4Values& values, const float* weigh
         kernel(chunk, scales, zero_points, weights + q * kKeyBlock, keep + q,
                output + q * output_stride + start, output_stride);
       };
-      const bool paired = chunk.channels <= kChunk / 2;
-      switch (query_count - q) {
-        case 1:
-          paired ? run(accumulate_chunk<1, true>) : run(accumulate_chunk<1, false>);
-          break;
-        case 2:
-          paired ? run(accumulate_chunk<2, true>) : run(accumulate_chunk<2, false>);
-          break;
-        case 3:
-          paired ? run(accumulate_chunk<3, true>) : run(accumulate_chunk<3, false>);
-          break;
-        default:
-          paired ? run(accumulate_chunk<4, true>) : run(accumulate_chunk<4, false>);
+      if (chunk.channels <= kChunk / 2) {
+        run_chunk<Layout::kPaired>(query_count - q, run);
+      } else if (chunk.channels <= kChunk - 2) {
+        run_chunk<Layout::kPart>(query_count - q, run);
+      } else {
+        run_chunk<Layout::kFull>(query_count - q, run);
       }
     }
   }
