@@ -237,6 +237,16 @@ class Drawer {
     if (bytes_.one_in(3)) a_.causal_offset = draw_position(bytes_);
   }
 
+  void draw_compute() {
+    constexpr qfa_compute kComputes[] = {QFA_COMPUTE_INT8, QFA_COMPUTE_INT8, QFA_COMPUTE_FLOAT,
+                                         QFA_COMPUTE_FP8E4M3, QFA_COMPUTE_FP8E5M2};
+    a_.compute = kComputes[bytes_.below(5)];
+    if (a_.kv_format == QFA_KV_INT8 || a_.kv_format == QFA_KV_INT4) a_.compute = QFA_COMPUTE_INT8;
+    const bool is_e4m3 = a_.kv_format == QFA_KV_FP8E4M3, is_e5m2 = a_.kv_format == QFA_KV_FP8E5M2;
+    if (is_e4m3 && a_.compute != QFA_COMPUTE_FP8E4M3) a_.compute = QFA_COMPUTE_FLOAT;
+    if (is_e5m2 && a_.compute != QFA_COMPUTE_FP8E5M2) a_.compute = QFA_COMPUTE_FLOAT;
+  }
+
   // Finite, of any sign and size.
   float draw_factor() {
     float factor;
@@ -270,11 +280,7 @@ class Drawer {
   }
 
   void draw_extensions() {
-    a_.compute = bytes_.one_in(2) ? QFA_COMPUTE_FLOAT : QFA_COMPUTE_INT8;
-    if (has_codes()) {
-      const bool is_integer = a_.kv_format == QFA_KV_INT8 || a_.kv_format == QFA_KV_INT4;
-      a_.compute = is_integer ? QFA_COMPUTE_INT8 : QFA_COMPUTE_FLOAT;
-    }
+    draw_compute();
     if (bytes_.one_in(4)) a_.softcap = fabsf(bytes_.one_in(2) ? draw_factor() : 30.0f);
     a_.queries_at_end = bytes_.one_in(3) ? 1 : 0;
     if (bytes_.one_in(4)) {

@@ -6,7 +6,8 @@
 #   tsan     ThreadSanitizer, the threaded tests
 #   aarch64  64-bit ARM under qemu (Debian: g++-aarch64-linux-gnu qemu-user), on processors with the
 #            matrix product, with the dot product only, and with neither
-#   baseline x86-64 without AVX under qemu: nothing outside the per-set files may need more than SSE2
+#   baseline x86-64 without AVX under qemu: nothing outside the per-set files may need more than SSE2;
+#            and with AVX2 alone
 #   valgrind automatic dispatch and memory under Valgrind, which hides AVX-512 and AMX
 #   powers   2^x of every float of [-126, 0] in every instruction set
 #   fuzz     the C interface for FUZZ_SECONDS (600), see ../fuzz/run.sh
@@ -84,11 +85,14 @@ for lane in ${*:-plain asan msan tsan aarch64 baseline valgrind powers fuzz}; do
       for test in dispatch kernels contract numbers validation; do
         QFA_EXPECTED_ISA=scalar qemu-x86_64 -cpu Nehalem "$build/plain/tests/${test}_test"
       done
+      for test in dispatch_test 'memory_test unaligned' 'cache_test in_place'; do
+        QFA_EXPECTED_ISA=avx2 qemu-x86_64 -cpu Haswell "$build/plain/tests/"$test
+      done
       ;;
     valgrind)
       configure plain
-      for test in dispatch_test validation_test; do
-        valgrind -q --error-exitcode=9 --leak-check=full "$build/plain/tests/$test"
+      for test in dispatch_test validation_test 'memory_test unaligned' 'cache_test in_place'; do
+        QFA_EXPECTED_ISA=avx2 valgrind -q --error-exitcode=9 --leak-check=full "$build/plain/tests/"$test
       done
       ;;
     powers)
