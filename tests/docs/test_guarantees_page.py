@@ -23,6 +23,20 @@ def test_tests_that_are_named_exist(page: Path) -> None:
         assert place.is_file() or any(place.rglob("*test*")), path
 
 
+def test_kernel_tests_that_are_named_exist() -> None:
+    """Those of the table about running the operator are named by their files alone."""
+    section = PAGES[0].read_text().split("## Running the operator", 1)[1].split("\n## ", 1)[0]
+    named = re.findall(r"`(\w+_test\.cc|\w+\.sh)`", section)
+    assert len(set(named)) > 10
+    for name in named:
+        assert (ROOT / "custom_ops" / "tests" / name).is_file(), name
+    lanes = (ROOT / "custom_ops" / "tests" / "run_lanes.sh").read_text()
+    for lane in ("powers", "baseline", "aarch64", "valgrind", "tsan"):
+        assert f"`{lane}`" in section
+        assert f"    {lane})\n" in lanes
+    assert (ROOT / "custom_ops" / "fuzz" / "run.sh").is_file()
+
+
 def test_error_codes_exist() -> None:
     """Every code is one of an error class."""
     codes = {
