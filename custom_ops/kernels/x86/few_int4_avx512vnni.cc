@@ -499,12 +499,10 @@ QFA_INLINE void add_quad(const uint8_t* rows, int64_t stride, __mmask64 live,
                          const Weights<queries>& weights, int s, Sums<queries>& sums) {
   constexpr bool kPaired = layout == Layout::kPaired;
   const int64_t first_row = 8 * s + 32 * (quad / 2) + 4 * (quad % 2);
-  if (half == 0) {
-#pragma GCC unroll 4
-    for (int64_t j = 0; j < 4; ++j) {
-      ask_for(rows, (kKeyBlock + first_row + j) * stride);
-      if (kPaired) ask_for(rows, (kKeyBlock + 32 + first_row + j) * stride);
-    }
+#pragma GCC unroll 2
+  for (int64_t j = 2 * half; j < 2 * half + 2; ++j) {
+    ask_for(rows, (kKeyBlock + first_row + j) * stride);
+    if (kPaired) ask_for(rows, (kKeyBlock + 32 + first_row + j) * stride);
   }
   const uint8_t* first = rows + first_row * stride;
   const auto row = [&](int64_t j) {
