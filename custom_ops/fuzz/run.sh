@@ -42,7 +42,8 @@ cd "$build"
 if [ -n "$compiler" ]; then
   echo "libFuzzer of $compiler, $seconds seconds"
   compile address,undefined,fuzzer-no-link attention_fuzz -DCMAKE_CXX_COMPILER="$compiler" \
-    -DCMAKE_CXX_FLAGS="-fsanitize-coverage-ignorelist=$source/fuzz/unobserved.txt"
+    -DCMAKE_CXX_FLAGS="-fsanitize-coverage-ignorelist=$source/fuzz/unobserved.txt \
+      -fsanitize-ignorelist=$source/fuzz/unchecked.txt -fsanitize-address-outline-instrumentation"
   mkdir -p corpus
   attention_fuzz/fuzz/attention_random --write corpus 64
   attention_fuzz/fuzz/attention_fuzz -max_total_time="$seconds" -max_len=1024 -len_control=0 -timeout=60 \

@@ -23,8 +23,7 @@ namespace {
 
 constexpr int kBatch = kKeyBlock * kLanes;
 
-#if defined(__x86_64__) && defined(__OPTIMIZE__) && !defined(__SANITIZE_ADDRESS__) && \
-    !defined(__SANITIZE_THREAD__) && !defined(QFA_SANITIZED)
+#if defined(__x86_64__) && defined(__OPTIMIZE__) && !defined(QFA_SANITIZED)
 constexpr uint32_t kSparse = 1;
 #else
 constexpr uint32_t kSparse = 61;  // emulators and sanitizers would take minutes

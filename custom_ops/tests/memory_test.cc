@@ -272,7 +272,7 @@ QFA_TEST(tensors_beyond_two_gigabytes_of_offsets) {
   }
 }
 
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(QFA_SANITIZED)
 constexpr int kRuns = 100'000;
 #else
 constexpr int kRuns = 5'000;  // perhaps by an emulator
@@ -305,8 +305,8 @@ QFA_TEST(many_runs_hold_no_memory) {
     if (i == kRuns / 10) settled = resident_pages();
   }
   const long grown = resident_pages() - settled;
-#if defined(__SANITIZE_ADDRESS__)
-  (void)grown;  // AddressSanitizer keeps what is freed for a while, and finds leaks by itself
+#if defined(QFA_SANITIZED)
+  (void)grown;  // sanitizers keep what is freed for a while, and find leaks by themselves
 #else
   CHECK_THAT(grown < 256, "%ld pages more after the last run than after a tenth of them", grown);
 #endif

@@ -10,8 +10,7 @@ namespace qfa::test {
 namespace {
 
 // Sanitizers, emulators and unoptimized builds take a sample.
-#if defined(__OPTIMIZE__) && defined(__x86_64__) && !defined(__SANITIZE_ADDRESS__) && \
-    !defined(__SANITIZE_THREAD__)
+#if defined(__OPTIMIZE__) && defined(__x86_64__) && !defined(QFA_SANITIZED)
 constexpr int64_t kStep = 1;
 #else
 constexpr int64_t kStep = 23;
