@@ -29,6 +29,22 @@ int32_t greatest_of(__m256i x) {
   return _mm_cvtsi128_si32(y);
 }
 
+// Eight words, or `left` and zeros. A copy of either length would be a call for every eight.
+__m128i load_words(const char* from, int64_t left) {
+  if (left >= 8) return _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+  __m128i some = _mm_setzero_si128();
+  __builtin_memcpy(&some, from, static_cast<size_t>(2 * left));
+  return some;
+}
+
+void store_words(__m128i x, char* to, int64_t left) {
+  if (left >= 8) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), x);
+  } else {
+    __builtin_memcpy(to, &x, static_cast<size_t>(2 * left));
+  }
+}
+
 // Eight int32 codes, each within -127..127, as eight bytes.
 __m128i narrow(__m256i code) {
   const __m128i words =
@@ -49,8 +65,7 @@ void load_half_row_avx2(const void* source, const float* mean, int64_t count, fl
   const char* bytes = static_cast<const char*>(source);
   for (int64_t i = 0; i < count; i += 8) {
     const int64_t left = count - i;
-    __m128i half = _mm_setzero_si128();
-    __builtin_memcpy(&half, bytes + 2 * i, left >= 8 ? 16 : static_cast<size_t>(2 * left));
+    const __m128i half = load_words(bytes + 2 * i, left);
     subtract_mean_and_store(_mm256_cvtph_ps(half), mean, first(left), i, row);
   }
 }
@@ -59,8 +74,7 @@ void load_bfloat_row_avx2(const void* source, const float* mean, int64_t count, 
   const char* bytes = static_cast<const char*>(source);
   for (int64_t i = 0; i < count; i += 8) {
     const int64_t left = count - i;
-    __m128i bfloat = _mm_setzero_si128();
-    __builtin_memcpy(&bfloat, bytes + 2 * i, left >= 8 ? 16 : static_cast<size_t>(2 * left));
+    const __m128i bfloat = load_words(bytes + 2 * i, left);
     const __m256i bits = _mm256_slli_epi32(_mm256_cvtepu16_epi32(bfloat), 16);
     subtract_mean_and_store(_mm256_castsi256_ps(bits), mean, first(left), i, row);
   }
@@ -119,7 +133,11 @@ float quantize_row_avx2(const void* row, int64_t count, float static_scale, int8
     const __m256 clamped = _mm256_min_ps(_mm256_max_ps(scaled, low), high);
     const __m256i code = _mm256_cvtps_epi32(clamped);
     const __m128i bytes = narrow(code);
-    __builtin_memcpy(codes + i, &bytes, left >= 8 ? 8 : static_cast<size_t>(left));
+    if (left >= 8) {
+      _mm_storel_epi64(reinterpret_cast<__m128i*>(codes + i), bytes);
+    } else {
+      __builtin_memcpy(codes + i, &bytes, static_cast<size_t>(left));
+    }
   }
   return result;
 }
@@ -180,7 +198,7 @@ void store_bfloat_row_avx2(const float* row, int64_t count, void* target) {
     const __m256i upper = _mm256_srli_epi32(_mm256_blendv_epi8(number, quiet, is_nan), 16);
     const __m128i bfloat =
         _mm_packus_epi32(_mm256_castsi256_si128(upper), _mm256_extracti128_si256(upper, 1));
-    __builtin_memcpy(bytes + 2 * i, &bfloat, left >= 8 ? 16 : static_cast<size_t>(2 * left));
+    store_words(bfloat, bytes + 2 * i, left);
   }
 }
 
@@ -190,7 +208,7 @@ void store_half_row_avx2(const float* row, int64_t count, void* target) {
     const int64_t left = count - i;
     const __m128i half = _mm256_cvtps_ph(_mm256_maskload_ps(row + i, first(left)),
                                          _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    __builtin_memcpy(bytes + 2 * i, &half, left >= 8 ? 16 : static_cast<size_t>(2 * left));
+    store_words(half, bytes + 2 * i, left);
   }
 }
 
