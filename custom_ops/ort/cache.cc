@@ -19,7 +19,8 @@ std::string format_of(const Attributes& attributes) {
          (has_channel_scales(attributes) ? " with scales per channel" : "");
 }
 
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+// An attribute may be any number: no sum that could overflow.
+int64_t ceil_div(int64_t a, int64_t b) { return a / b + (a % b != 0 ? 1 : 0); }
 
 // Where both are absent, the node has no cache to read.
 void check_past(const Attributes& attributes, const OrtElementType* types) {

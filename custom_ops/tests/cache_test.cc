@@ -356,6 +356,28 @@ QFA_TEST(present_alone_is_written_without_queries) {
   }
 }
 
+// One group then holds a whole row, however wide the group is.
+QFA_TEST(groups_may_be_wider_than_rows) {
+  const CacheFormat format = cache_formats()[4];
+  CHECK(format.kv_format == QFA_KV_INT4 && format.v_group == 64);
+  for (const int64_t count : {2, 40}) {
+    const Conversation c(extents(count), format, 12);
+    std::vector<float> expected = empty_output(c), output = empty_output(c);
+    Cache one = c.cache(count), other = c.cache(count);
+    qfa_attention a = c.step(0, count, expected);
+    set_cache(a, format, nullptr, &one);
+    run(a, QFA_ISA_AUTO);
+    for (const int64_t group : {int64_t{96}, int64_t{4096}, INT64_MAX / 32 * 32}) {
+      a = c.step(0, count, output);
+      set_cache(a, format, nullptr, &other);
+      a.v_group = group;
+      run(a, QFA_ISA_AUTO);
+      CHECK(same_bits(output, expected));
+      CHECK(one.keys == other.keys && one.values == other.values);
+    }
+  }
+}
+
 QFA_TEST(what_does_not_fit_is_refused) {
   const std::vector<CacheFormat> formats = cache_formats();
   for (const CacheFormat& format : formats) {
