@@ -67,12 +67,29 @@ struct Formats {
   static Ints as_ints(Floats x) { return reinterpret_cast<Ints>(x); }
   static Floats spread(float x) { return Floats{} + x; }
 
+  // Lane i has what lane i + by had.
+  template <int by, typename Register>
+  static inline __attribute__((always_inline)) Register turned(Register x) {
+    if constexpr (kWidth == 16) {
+      return __builtin_shufflevector(
+          x, x, (by + 0) % 16, (by + 1) % 16, (by + 2) % 16, (by + 3) % 16, (by + 4) % 16,
+          (by + 5) % 16, (by + 6) % 16, (by + 7) % 16, (by + 8) % 16, (by + 9) % 16, (by + 10) % 16,
+          (by + 11) % 16, (by + 12) % 16, (by + 13) % 16, (by + 14) % 16, (by + 15) % 16);
+    } else {
+      return __builtin_shufflevector(x, x, (by + 0) % 8, (by + 1) % 8, (by + 2) % 8, (by + 3) % 8,
+                                     (by + 4) % 8, (by + 5) % 8, (by + 6) % 8, (by + 7) % 8);
+    }
+  }
+  // What `join` makes of all lanes. In memory they would wait for each other.
+  template <typename Register, typename Join>
+  static inline __attribute__((always_inline)) auto join_lanes(Register x, const Join& join) {
+    if constexpr (kWidth == 16) x = join(x, turned<8>(x));
+    x = join(x, turned<4>(x));
+    x = join(x, turned<2>(x));
+    return join(x, turned<1>(x))[0];
+  }
   static int32_t greatest_of(Ints x) {
-    int32_t all[kWidth];
-    __builtin_memcpy(all, &x, sizeof(x));
-    int32_t greatest = all[0];
-    for (int i = 1; i < kWidth; ++i) greatest = all[i] > greatest ? all[i] : greatest;
-    return greatest;
+    return join_lanes(x, [](Ints a, Ints b) { return greater(a, b); });
   }
   static Ints greater(Ints a, Ints b) { return a > b ? a : b; }
 
@@ -234,12 +251,8 @@ struct Formats {
           highs = x > highs ? x : highs;
           magnitudes = greater(magnitudes, as_ints(x) & 0x7fffffff);
         }
-        low[g] = lows[0];
-        high[g] = highs[0];
-        for (int i = 1; i < kWidth; ++i) {
-          low[g] = lows[i] < low[g] ? lows[i] : low[g];
-          high[g] = highs[i] > high[g] ? highs[i] : high[g];
-        }
+        low[g] = join_lanes(lows, [](Floats a, Floats b) { return a < b ? a : b; });
+        high[g] = join_lanes(highs, [](Floats a, Floats b) { return a > b ? a : b; });
         magnitude[g] = greatest_of(magnitudes);
       }
       const Groups shared = groups_between(low, high, magnitude);
