@@ -205,14 +205,17 @@ struct ScoreSums {
 };
 
 // Adds the products of `column_count` columns, eight channels each.
-template <int count>
+template <int count, int rows_per_column>
 QFA_INLINE void add_columns(const __m512i* first, const __m512i* second, int column_count,
                             const Folded<count>& queries, int64_t start, const uint8_t* codes,
                             int64_t code_stride, ScoreSums<count>& sums) {
   const __m512i low_half = _mm512_set1_epi8(0x0f), high_half = _mm512_set1_epi8(-16);
   for (int column = 0; column < column_count; ++column) {
-    ask_for(codes, (kKeyBlock + 2 * column) * code_stride);
-    ask_for(codes, (kKeyBlock + 2 * column + 1) * code_stride);
+    // All rows of the group, whether columns are few or many.
+#pragma GCC unroll 4
+    for (int row = 0; row < rows_per_column; ++row) {
+      ask_for(codes, (kKeyBlock + rows_per_column * column + row) * code_stride);
+    }
     const __m512i x = _mm512_load_si512(first + column), y = _mm512_load_si512(second + column);
     const __m512i x_even = _mm512_and_si512(x, low_half), y_even = _mm512_and_si512(y, low_half);
     const __m512i x_odd = _mm512_and_si512(x, high_half), y_odd = _mm512_and_si512(y, high_half);
@@ -248,14 +251,14 @@ void score_group(const uint8_t* codes, int64_t code_stride, int64_t channels, co
     sums.even[0][q] = sums.even[1][q] = sums.odd[0][q] = sums.odd[1][q] = _mm512_setzero_si512();
   }
   if (paired) {
-    add_columns<count>(columns[0], columns[0] + 8, 8, queries, 0, codes, code_stride, sums);
+    add_columns<count, 4>(columns[0], columns[0] + 8, 8, queries, 0, codes, code_stride, sums);
   } else {
     for (int64_t start = 0;;) {
       const int64_t bytes = (channels - start + 1) / 2;
       const int count_of_columns =
           bytes >= kChunkBytes ? 16 : static_cast<int>((bytes + 15) / 16 * 4);
-      add_columns<count>(columns[0], columns[1], count_of_columns, queries, start,
-                         codes + start / 2, code_stride, sums);
+      add_columns<count, 2>(columns[0], columns[1], count_of_columns, queries, start,
+                            codes + start / 2, code_stride, sums);
       start += kChunk;
       if (start >= channels) break;
       transpose_keys<false>(codes + start / 2, code_stride, (channels - start + 1) / 2, columns);
@@ -634,6 +637,10 @@ Chunk chunk_of(const Int4Values& values, int64_t start, int key_count, ChunkCopy
     for (int64_t j = 0; j < kKeyBlock; ++j) {
       const __mmask16 some = j < key_count ? live_parts : __mmask16{0};
       const int64_t place = j * values.scale_stride;
+      if (j % 4 == 0) {
+        ask_for(chunk.scales, 2 * (place + kKeyBlock * values.scale_stride));
+        ask_for(chunk.zero_points, place + kKeyBlock * values.scale_stride);
+      }
       const __m128i halfs =
           _mm_maskz_loadu_epi16(static_cast<__mmask8>(some), at(chunk.scales, 2 * place));
       const __m128i zeros = _mm_maskz_loadu_epi8(some, chunk.zero_points + place);
