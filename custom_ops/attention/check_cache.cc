@@ -66,12 +66,19 @@ qfa_status check_channel_scales(const qfa_attention& a) {
     return fail(QFA_INVALID_ARGUMENT,
                 "static scales are given beside scales per channel; leave one of them out");
   }
+  int64_t k_count, v_count;
+  if (__builtin_mul_overflow(a.kv_heads, a.qk_channels, &k_count) ||
+      __builtin_mul_overflow(a.kv_heads, a.v_channels, &v_count)) {
+    return fail(QFA_INVALID_SHAPE,
+                "scales per channel overflow: Hkv %" PRId64 ", D %" PRId64 ", Dv %" PRId64,
+                a.kv_heads, a.qk_channels, a.v_channels);
+  }
   const struct {
     const char* name;
     const float* scales;
     int64_t count;
-  } both[] = {{"k_channel_scale", a.k_channel_scale, a.kv_heads * a.qk_channels},
-              {"v_channel_scale", a.v_channel_scale, a.kv_heads * a.v_channels}};
+  } both[] = {{"k_channel_scale", a.k_channel_scale, k_count},
+              {"v_channel_scale", a.v_channel_scale, v_count}};
   for (const auto& each : both) {
     for (int64_t i = 0; i < each.count; ++i) {
       float scale;

@@ -47,7 +47,7 @@ class TokenCodes {
     if (!coded_) {
       const char* source = side_.past_row(token);
       const int64_t size = element_size(side_.fresh->dtype);
-      prefetch(source, kKeyBlock * side_.past->row_stride * size, side_.channels * size);
+      prefetch(source, block_ahead(side_.past->row_stride, size), side_.channels * size);
       return encode(source, codes);
     }
     memcpy(codes, side_.codes_row(*side_.past_codes, token), static_cast<size_t>(side_.channels));

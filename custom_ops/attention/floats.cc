@@ -46,12 +46,12 @@ class Numbers {
     if (fp8_.load == nullptr) {
       const char* source = side_.past_row(token);
       const int64_t size = element_size(side_.fresh->dtype);
-      prefetch(source, kKeyBlock * side_.past->row_stride * size, side_.channels * size);
+      prefetch(source, block_ahead(side_.past->row_stride, size), side_.channels * size);
       load_row(kernels_, side_.fresh->dtype, source, nullptr, side_.channels, row);
       return;
     }
     const uint8_t* codes = side_.codes_row(*side_.past_codes, token);
-    prefetch(codes, kKeyBlock * side_.past_codes->codes_strides[2], side_.channels);
+    prefetch(codes, block_ahead(side_.past_codes->codes_strides[2], 1), side_.channels);
     fp8_.load(codes, side_.scale_of_old(token), side_.channels, row);
   }
 

@@ -142,6 +142,7 @@ Int4Values take_int4_values(const Plan& plan, const Kernels& kernels, const Side
   };
   const int64_t last = first + kKeyBlock < tokens.end ? first + kKeyBlock : tokens.end;
   const int64_t seen = last < tokens.length ? last : tokens.length;
+  if (seen <= first && !puts) return {};  // nothing is read
   if (tokens.are_old(first, seen) && (!puts || tokens.are_old(first, last))) {
     for (int64_t token = first; copies && token < last; ++token) {
       put(token, side.codes_row(past, token), side.scale_row(past, token, kHalfBytes),

@@ -378,6 +378,54 @@ QFA_TEST(groups_may_be_wider_than_rows) {
   }
 }
 
+// Sanitizers see that no sum with them overflows.
+QFA_TEST(strides_of_what_has_one_row_may_be_anything) {
+  for (const CacheFormat& format : cache_formats()) {
+    Conversation c({1, 1, 1, 2, 2, 64, 64}, format, 13);
+    std::vector<float> output = empty_output(c), expected = output;
+    Cache past = c.cache(1);
+    qfa_attention a = c.step(0, 1, output);
+    set_cache(a, format, nullptr, &past);
+    run(a, QFA_ISA_AUTO);
+    a = c.step(1, 1, expected);
+    set_cache(a, format, &past, nullptr);
+    run(a, QFA_ISA_AUTO);
+    a = c.step(1, 1, output);
+    set_cache(a, format, &past, nullptr);
+    for (qfa_tensor* t : {&a.query, &a.key, &a.value, &a.past_key, &a.past_value}) {
+      t->batch_stride = t->head_stride = t->row_stride = INT64_MAX;
+    }
+    for (qfa_codes* side : {&a.past_keys, &a.past_values}) {
+      for (int64_t& stride : side->codes_strides) stride = INT64_MAX;
+      for (int64_t& stride : side->scale_strides) stride = INT64_MAX;
+    }
+    run(a, QFA_ISA_AUTO);
+    const auto second = [](const std::vector<float>& from) {
+      return std::vector<float>(from.begin() + 64, from.end());
+    };
+    CHECK_THAT(same_bits(second(output), second(expected)), "%s", format.name);
+  }
+}
+
+// A batch that sees nothing, of a cache that holds nothing: its strides mean nothing.
+QFA_TEST(a_cache_of_no_rows_is_not_looked_at) {
+  for (const CacheFormat& format : cache_formats()) {
+    const Conversation c(extents(70), format, 14);
+    std::vector<float> output = empty_output(c);
+    const int64_t lengths[] = {70, 0};
+    qfa_attention a = c.step(0, 70, output);
+    set_cache(a, format, nullptr, nullptr);
+    a.kv_length = lengths;
+    a.kv_length_count = 2;
+    for (qfa_codes* side : {&a.past_keys, &a.past_values}) {
+      for (int64_t& stride : side->codes_strides) stride = INT64_MAX;
+      for (int64_t& stride : side->scale_strides) stride = INT64_MAX;
+    }
+    run(a, QFA_ISA_AUTO);
+    for (size_t i = output.size() / 2; i < output.size(); ++i) CHECK(output[i] == 0.0f);
+  }
+}
+
 QFA_TEST(what_does_not_fit_is_refused) {
   const std::vector<CacheFormat> formats = cache_formats();
   for (const CacheFormat& format : formats) {
@@ -447,6 +495,9 @@ QFA_TEST(what_does_not_fit_is_refused) {
       a.k_channel_scale = bad.k_scales.data();
       a.v_channel_scale = bad.v_scales.data();
       refused(a, "k_channel_scale[3]");
+      a.batch = a.heads = 0;
+      a.kv_heads = INT64_MAX / 2;
+      refused(a, "scales per channel overflow");
     } else {
       a = request();
       a.past_values.scale = nullptr;
