@@ -192,6 +192,14 @@ CodeRows take_int4_as_codes(const Plan& plan, const Kernels& kernels, const Side
   Int4Values values = {};
   if (holds_keys) {
     take_int4_keys(plan, kernels, side, key_block, writes, scratch, groups);
+    for (int slot = 0; slot < kGroupsOfBlock; ++slot) {
+      Int4Keys& group = groups[slot];
+      if (group.numbers != nullptr) continue;
+      float* numbers = scratch.float_keys + slot * kInt4KeyGroup * channels;
+      kernels.load_int4_keys(group.codes, group.code_stride, group.scale, group.zero_point,
+                             channels, kInt4KeyGroup, numbers, channels);
+      group.numbers = numbers;
+    }
   } else {
     values = take_int4_values(plan, kernels, side, key_block, writes, scratch);
   }
@@ -208,14 +216,7 @@ CodeRows take_int4_as_codes(const Plan& plan, const Kernels& kernels, const Side
           static_cast<const char*>(values.scale) + j * values.scale_stride * kHalfBytes,
           values.zero_point + j * values.scale_stride, a.v_group, channels, scratch.row);
     } else {
-      const Int4Keys& group = groups[j / kInt4KeyGroup];
-      const int64_t row = j % kInt4KeyGroup;
-      if (group.numbers != nullptr) {
-        numbers = group.numbers + row * channels;
-      } else {
-        kernels.load_int4_keys(group.codes + row * group.code_stride, group.code_stride,
-                               group.scale, group.zero_point, channels, 1, scratch.row, channels);
-      }
+      numbers = groups[j / kInt4KeyGroup].numbers + j % kInt4KeyGroup * channels;
     }
     scale[j] = kernels.quantize_row(numbers, channels, 0.0f, codes);
   }
