@@ -42,7 +42,8 @@ QFA_TEST(no_combination_of_features_chooses_too_much) {
   }
 }
 
-// QFA_EXPECTED_ISA names the best set of this processor, for whoever runs the test on one of choice.
+// QFA_EXPECTED_ISA names the best set of this processor, for whoever runs the test on one of
+// choice.
 QFA_TEST(this_processor_has_the_expected_set) {
   const char* expected = getenv("QFA_EXPECTED_ISA");
   printf("     best set of this processor: %s\n", qfa_isa_name(best_isa()));
