@@ -121,7 +121,9 @@ class Drawer {
   void draw_cache_kind() {
     a_.kv_format = static_cast<qfa_kv_format>(bytes_.below(2) == 0 ? 0 : bytes_.below(5));
     a_.kv_shared = bytes_.one_in(4) ? 1 : 0;
-    a_.v_group = a_.kv_format == QFA_KV_INT4 ? 32 * (1 + bytes_.below(5)) : 0;
+    if (a_.kv_format != QFA_KV_INT4) return;
+    a_.v_group = 32 * (1 + bytes_.below(5));
+    if (bytes_.one_in(16)) a_.v_group = std::numeric_limits<int64_t>::max() / 32 * 32;
   }
 
   Buffer& take(int64_t size) {
@@ -424,7 +426,8 @@ class Drawer {
     const auto rows = [&](int64_t tokens) { return (tokens + unit - 1) / unit; };
     const qfa_dtype dtype = is_int4 ? QFA_FLOAT16 : QFA_FLOAT32;
     int64_t columns = 1;
-    if (is_int4) columns = holds_keys ? channels : (channels + a_.v_group - 1) / a_.v_group;
+    if (is_int4)
+      columns = holds_keys ? channels : channels / a_.v_group + (channels % a_.v_group != 0);
     const Place scales = draw_place(rows(a_.past_length), rows(keys()), columns, unit, kind);
     const Temper temper = draw_temper(bytes_);
     draw_array(
