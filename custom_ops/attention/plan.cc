@@ -202,7 +202,8 @@ qfa_status make_plan(const qfa_attention& request, int64_t threads, Plan* plan) 
   p.score_factor = static_cast<float>(static_cast<double>(request.scale) * kLog2OfE / rotated);
 
   p.streams = p.rows_per_head <= kLanes;
-  p.few = p.streams && p.rows_per_head <= kMostFew && request.softcap == 0.0f && !p.computes_fp8();
+  const int64_t most_few = p.computes_float() || p.has_int4() ? kMostFew : kMostFewRows;
+  p.few = p.streams && p.rows_per_head <= most_few && request.softcap == 0.0f && !p.computes_fp8();
 
   // More workers than pieces of work would only cost memory.
   const int64_t per_head =

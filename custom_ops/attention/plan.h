@@ -10,6 +10,10 @@
 
 namespace qfa {
 
+// In int8, up to this many rows go through kernels for a few queries, kMostFew at a time: a block
+// is near enough to be read twice, and lanes would want its values transposed.
+inline constexpr int64_t kMostFewRows = 2 * kMostFew;
+
 // Keys and values in bfloat16, of one block or, one block behind the other, of a head. Tokens that
 // cannot be seen are zeros with harmless scales.
 struct BfloatBlock {
@@ -68,7 +72,7 @@ struct Plan {
   int64_t few_channels() const {
     return computes_float() || has_int4() ? value_channels : value_stride;
   }
-  int64_t output_count() const { return output_channels() * (few ? kMostFew : kLanes); }
+  int64_t output_count() const { return output_channels() * (few ? kMostFewRows : kLanes); }
   char* kept_open_row(int64_t kv_head, int64_t row) const;
   // The block of a head that starts at a key.
   BfloatBlock block_of(const BfloatBlock& head, int64_t first) const {
@@ -119,7 +123,7 @@ struct WorkerScratch {
   int8_t* codes;             // [64][max(code_stride, value_stride)] values of a block
   int8_t* keys;              // [64][code_stride] keys of a block that streams
   int8_t* columns;           // [value_channels][64] its values, transposed
-  uint8_t* queries;          // as pack_queries leaves them, or int8 [kMostFew][code_stride]
+  uint8_t* queries;          // as pack_queries leaves them, or int8 [kMostFewRows][code_stride]
   int32_t* scores;           // [64][kLanes], or [kMostFew][64]
   int32_t* score_start;      // [64] of a block that streams, as are the next
   float* key_scale;
@@ -133,7 +137,7 @@ struct WorkerScratch {
   char* int4_value_scale;     // [64][ceil(Dv / v_group)] halfs
   int8_t* int4_value_zero_point;
   float* bias_rows;  // [kLanes][64] bias, -inf where masked
-  float* tile;       // [64][kLanes] the same by key, or [kMostFew][64]
+  float* tile;       // [64][kLanes] the same by key, or [kMostFewRows][64]
   uint8_t* weights;  // [16][kLanes][4], or [kMostFew][64]
   ChunkState chunk;  // of the chunk at hand
   ChunkState total;  // of all chunks before it

@@ -150,28 +150,37 @@ class Stream {
 
   void attend_few(const Attending& by, const KeyBlock& b, const CodeRows& keys,
                   const CodeRows& values) {
-    const int count = rows_.count;
-    kernels_.few_scores(keys.codes, keys.stride, plan_.code_stride,
-                        reinterpret_cast<const int8_t*>(scratch_.queries), count, b.keys,
-                        scratch_.scores);
+    for (int first = 0; first < rows_.count; first += kMostFew) {
+      const int left = rows_.count - first;
+      attend_these_few(by, b, keys, values, first, left < kMostFew ? left : kMostFew);
+    }
+  }
+
+  // Queries first..first + count - 1.
+  void attend_these_few(const Attending& by, const KeyBlock& b, const CodeRows& keys,
+                        const CodeRows& values, int first, int count) {
+    const auto* queries = reinterpret_cast<const int8_t*>(scratch_.queries);
     FewBlock block;
     block.keys = b.keys;
     block.queries = count;
     block.scores = scratch_.scores;
-    block.query_scale = lanes_.query_scale;
+    block.query_scale = lanes_.query_scale + first;
     block.key_scale = keys.scale;
     block.value_log2 = scratch_.value_log2;
     block.value_inverse = scratch_.value_inverse;
-    block.limits = b.limits;
-    block.bias = b.kind == TileKind::kMixed ? by.scratch.tile : nullptr;
+    block.limits = b.limits == nullptr ? nullptr : b.limits + first;
+    block.bias = b.kind == TileKind::kMixed ? by.scratch.tile + first * kKeyBlock : nullptr;
     block.weights = scratch_.weights;
-    block.running_max = lanes_.chunk.max;
-    block.running_sum = lanes_.chunk.sum;
-    block.keep = lanes_.keep;
-    block.gain = lanes_.gain;
+    block.running_max = lanes_.chunk.max + first;
+    block.running_sum = lanes_.chunk.sum + first;
+    block.keep = lanes_.keep + first;
+    block.gain = lanes_.gain + first;
+    kernels_.few_scores(keys.codes, keys.stride, plan_.code_stride,
+                        queries + first * plan_.code_stride, count, b.keys, scratch_.scores);
     kernels_.few_softmax(block);
     kernels_.few_accumulate(values.codes, values.stride, plan_.value_stride, scratch_.weights,
-                            count, lanes_.keep, lanes_.gain, lanes_.chunk.output);
+                            count, block.keep, block.gain,
+                            lanes_.chunk.output + first * plan_.value_stride);
   }
 
   void attend_few_int4(const Attending& by, const KeyBlock& b, bool writes) {
