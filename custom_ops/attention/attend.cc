@@ -94,25 +94,19 @@ void encode_key_block(const Plan& plan, const Kernels& kernels, int64_t kv_head,
 
 void attend(const Plan& plan, const Kernels& kernels, int64_t kv_head, int64_t query_block,
             const HeadCodes& codes, const WorkerScratch& scratch) {
-  const QueryRows rows = query_rows(plan, kv_head, query_block);
-  const Reach reach = reach_of(plan, rows);
-  Lanes lanes;
-  encode_queries(plan, kernels, rows, scratch, lanes.query_scale);
-  const auto take_all = [&](const Attending& by) {
-    const auto take = [&](const KeyBlock& b, Lanes& l) {
-      attend_codes(
-          by,
-          {codes.keys + b.first * plan.code_stride, plan.code_stride,
-           codes.values + b.first * plan.value_channels, codes.score_start + b.first,
-           codes.key_scale + b.first, codes.value_log2 + b.first, codes.value_inverse + b.first},
-          b, l);
-    };
-    take_keys(by, reach.first_chunk(), reach.end_chunk(), lanes, take, [](int64_t) {});
-  };
-  const Averaging none = {};
-  const Attending by = {plan, kernels, rows, reach, none, scratch};
-  take_all(by);
-  finish_queries(by, lanes, take_all);
+  answer(
+      plan, kernels, kv_head, query_block, scratch,
+      [&](const QueryRows& rows, Lanes& lanes) {
+        encode_queries(plan, kernels, rows, scratch, lanes.query_scale);
+      },
+      [&](const Attending& by, const KeyBlock& b, Lanes& lanes) {
+        attend_codes(
+            by,
+            {codes.keys + b.first * plan.code_stride, plan.code_stride,
+             codes.values + b.first * plan.value_channels, codes.score_start + b.first,
+             codes.key_scale + b.first, codes.value_log2 + b.first, codes.value_inverse + b.first},
+            b, lanes);
+      });
 }
 
 }  // namespace qfa

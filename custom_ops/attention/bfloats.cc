@@ -3,92 +3,78 @@
 #include <math.h>
 #include <string.h>
 
-#include "attention/dtype.h"
+#include "attention/floats.h"
 #include "attention/fp8.h"
 #include "attention/rows.h"
 #include "attention/side.h"
-#include "attention/tokens.h"
 
 namespace qfa {
 namespace {
 
-// Codes of tokens of one side, from a cache of numbers or of 8-bit floats.
+// Codes of tokens of one side, from a cache of numbers or of 8-bit floats, as floats in rows of
+// `stride`, zeros behind the channels, and their scales. See take_tokens.
 class Codes {
  public:
-  Codes(const Kernels& kernels, const Side& side, const Fp8& fp8, bool writes,
-        const WorkerScratch& scratch)
+  Codes(const Kernels& kernels, const Side& side, bool writes, const WorkerScratch& scratch,
+        int64_t stride, float* rows, float* scale)
       : kernels_(kernels),
         side_(side),
-        fp8_(fp8),
+        fp8_(fp8_of(*side.request, kernels)),
         is_coded_(side.request->kv_format != QFA_KV_FLOAT),
         writes_(writes && side.is_wanted()),
         copies_(writes_ && !side.is_in_place()),
-        scratch_(scratch) {}
+        scratch_(scratch),
+        stride_(stride),
+        rows_(rows),
+        scale_(scale) {}
 
   bool writes() const { return writes_; }
   bool copies() const { return copies_; }
 
-  // Returns the scale.
-  float take_fresh(int64_t fresh, int64_t token, const uint8_t** codes) const {
+  void take_fresh(int64_t j, int64_t fresh, int64_t token) const {
     const char* source = side_.fresh_row(fresh);
-    const float scale = encode(source, codes);
-    if (writes_ && is_coded_) side_.put_codes(token, *codes, scale);
+    encode(j, source);
+    if (writes_ && is_coded_) side_.put_codes(token, scratch_.fp8_codes, scale_[j]);
     if (writes_ && !is_coded_) side_.put_numbers(token, source);
-    return scale;
   }
 
-  float take_old(int64_t token, const uint8_t** codes) const {
+  void take_old(int64_t j, int64_t token) const {
     if (copies_) side_.copy_old(token);
-    if (!is_coded_) return encode(side_.past_row(token), codes);
-    *codes = side_.codes_row(*side_.past_codes, token);
-    return side_.scale_of_old(token);
+    if (!is_coded_) {
+      encode(j, side_.past_row(token));
+    } else {
+      widen(j, side_.codes_row(*side_.past_codes, token), side_.scale_of_old(token));
+    }
+  }
+
+  void hide(int64_t j) const {
+    memset(rows_ + j * stride_, 0, static_cast<size_t>(stride_) * sizeof(float));
+    scale_[j] = 1.0f;
   }
 
  private:
-  float encode(const char* source, const uint8_t** codes) const {
+  void encode(int64_t j, const char* source) const {
     load_row(kernels_, side_.fresh->dtype, source, nullptr, side_.channels, scratch_.row);
-    *codes = scratch_.fp8_codes;
-    return fp8_.quantize(scratch_.row, side_.channels, scratch_.fp8_codes);
+    const float scale = fp8_.quantize(scratch_.row, side_.channels, scratch_.fp8_codes);
+    widen(j, scratch_.fp8_codes, scale);
+  }
+
+  void widen(int64_t j, const uint8_t* codes, float scale) const {
+    float* row = rows_ + j * stride_;
+    fp8_.load(codes, 1.0f, side_.channels, row);
+    memset(row + side_.channels, 0, static_cast<size_t>(stride_ - side_.channels) * sizeof(float));
+    scale_[j] = scale;
   }
 
   const Kernels& kernels_;
   const Side& side_;
-  const Fp8& fp8_;
+  const Fp8 fp8_;
   const bool is_coded_, writes_, copies_;
   const WorkerScratch& scratch_;
+  const int64_t stride_;
+  float* const rows_;
+  float* const scale_;
 };
-
-// Takes the tokens of a block of one side: codes as floats into rows of `stride`, zeros behind
-// `channels`, and their scales.
-void take_side(const Plan& plan, const Kernels& kernels, const Side& side, int64_t key_block,
-               bool writes, const WorkerScratch& scratch, int64_t stride, float* rows,
-               float* scale) {
-  const Tokens tokens = tokens_of(plan.request, side.batch);
-  const Fp8 fp8 = fp8_of(plan.request, kernels);
-  const Codes source(kernels, side, fp8, writes, scratch);
-  for (int64_t j = 0; j < kKeyBlock; ++j, rows += stride) {
-    const int64_t token = key_block * kKeyBlock + j;
-    const bool is_seen = token < tokens.length;
-    const uint8_t* codes = nullptr;
-    scale[j] = 1.0f;
-    if (token < tokens.end && (is_seen || source.writes())) {
-      if (tokens.is_new(token)) {
-        scale[j] = source.take_fresh(token - tokens.start, token, &codes);
-      } else if (is_seen) {
-        scale[j] = source.take_old(token, &codes);
-      } else if (source.copies()) {
-        side.copy_old(token);
-      }
-    }
-    if (is_seen) {
-      fp8.load(codes, 1.0f, side.channels, rows);
-    } else {
-      scale[j] = 1.0f;
-    }
-    const int64_t from = is_seen ? side.channels : 0;
-    memset(rows + from, 0, static_cast<size_t>(stride - from) * sizeof(float));
-  }
-}
 
 }  // namespace
 
@@ -114,11 +100,13 @@ void pack_bfloat_queries(const Plan& plan, const Kernels& kernels, const QueryRo
 void take_bfloat_block(const Plan& plan, const Kernels& kernels, int64_t kv_head, int64_t key_block,
                        bool writes, const WorkerScratch& scratch, const BfloatBlock& tile) {
   const int64_t width = plan.bfloat_width, channels = plan.value_channels;
-  take_side(plan, kernels, key_side(plan, kv_head), key_block, writes, scratch, width,
-            scratch.float_keys, tile.key_scale);
+  const Side keys = key_side(plan, kv_head), values = value_side(plan, kv_head);
+  take_tokens(keys, key_block,
+              Codes(kernels, keys, writes, scratch, width, scratch.float_keys, tile.key_scale));
   kernels.store_bfloat_row(scratch.float_keys, kKeyBlock * width, tile.keys);
-  take_side(plan, kernels, value_side(plan, kv_head), key_block, writes, scratch, channels,
-            scratch.float_values, tile.value_scale);
+  take_tokens(
+      values, key_block,
+      Codes(kernels, values, writes, scratch, channels, scratch.float_values, tile.value_scale));
   kernels.spoil_rows(scratch.float_values, channels, kKeyBlock, tile.spoil);
   for (int64_t j = 0; j < kKeyBlock; ++j) {
     // A weight of zero would not hide it.
@@ -135,19 +123,7 @@ void attend_bfloat_block(const Attending& by, const BfloatBlock& tile, const Key
   const Plan& plan = by.plan;
   const Kernels& kernels = by.kernels;
   const WorkerScratch& scratch = by.scratch;
-  FloatBlock block;
-  block.keys = b.keys;
-  block.vectors = b.vectors;
-  block.scores = scratch.float_scores;
-  block.query_scale = lanes.query_scale;
-  block.spoil = tile.spoil;
-  block.cap = plan.cap_base2;
-  block.inverse = plan.cap_inverse;
-  block.limits = b.limits;
-  block.bias = b.kind == TileKind::kMixed ? scratch.tile : nullptr;
-  block.running_max = lanes.chunk.max;
-  block.running_sum = lanes.chunk.sum;
-  block.keep = lanes.keep;
+  const FloatBlock block = float_block(by, b, tile.spoil, lanes);
   kernels.bfloat_scores(tile.keys, plan.bfloat_width, scratch.bfloat_queries, b.keys, b.vectors,
                         scratch.float_scores);
   kernels.bfloat_softmax(block, tile.key_scale, tile.value_scale, scratch.bfloat_weights);
@@ -157,20 +133,14 @@ void attend_bfloat_block(const Attending& by, const BfloatBlock& tile, const Key
 
 void attend_bfloats(const Plan& plan, const Kernels& kernels, int64_t kv_head, int64_t query_block,
                     const BfloatBlock& head, const WorkerScratch& scratch) {
-  const QueryRows rows = query_rows(plan, kv_head, query_block);
-  const Reach reach = reach_of(plan, rows);
-  Lanes lanes;
-  pack_bfloat_queries(plan, kernels, rows, scratch, lanes.query_scale);
-  const auto take_all = [&](const Attending& by) {
-    const auto take = [&](const KeyBlock& b, Lanes& l) {
-      attend_bfloat_block(by, plan.block_of(head, b.first), b, l);
-    };
-    take_keys(by, reach.first_chunk(), reach.end_chunk(), lanes, take, [](int64_t) {});
-  };
-  const Averaging none = {};
-  const Attending by = {plan, kernels, rows, reach, none, scratch};
-  take_all(by);
-  finish_queries(by, lanes, take_all);
+  answer(
+      plan, kernels, kv_head, query_block, scratch,
+      [&](const QueryRows& rows, Lanes& lanes) {
+        pack_bfloat_queries(plan, kernels, rows, scratch, lanes.query_scale);
+      },
+      [&](const Attending& by, const KeyBlock& b, Lanes& lanes) {
+        attend_bfloat_block(by, plan.block_of(head, b.first), b, lanes);
+      });
 }
 
 }  // namespace qfa

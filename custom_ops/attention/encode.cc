@@ -17,46 +17,54 @@ constexpr float kOnes[kKeyBlock] = {
 #undef QFA_SIXTEEN_ONES
 };
 
-// Codes of one token on their way from the cache that was given, or from a new row, to `codes`.
+// Codes of tokens on their way from the cache that was given, or from new rows, to a tile of rows
+// of `padded` codes. See take_tokens.
 class TokenCodes {
  public:
-  TokenCodes(const Kernels& kernels, const Side& side, bool writes, int64_t padded, float* row)
+  TokenCodes(const Kernels& kernels, const Side& side, bool writes, int64_t padded, float* row,
+             int8_t* tile, float* scale)
       : kernels_(kernels),
         side_(side),
         coded_(side.request->kv_format != QFA_KV_FLOAT),
         writes_(writes && side.is_wanted()),
         copies_(writes_ && !side.is_in_place()),
         padded_(padded),
-        row_(row) {}
+        row_(row),
+        tile_(tile),
+        scale_(scale) {}
 
   bool writes() const { return writes_; }
   bool copies() const { return copies_; }
 
-  // A new row, number `fresh`, that becomes `token`. Returns its scale.
-  float take_fresh(int64_t fresh, int64_t token, int8_t* codes) const {
+  void take_fresh(int64_t j, int64_t fresh, int64_t token) const {
     const char* source = side_.fresh_row(fresh);
     if (writes_ && !coded_) side_.put_numbers(token, source);
-    const float scale = encode(source, codes);
-    if (writes_ && coded_) side_.put_codes(token, codes, scale);
-    return scale;
+    encode(j, source);
+    if (writes_ && coded_) side_.put_codes(token, codes_of(j), scale_[j]);
   }
 
-  // A token of the cache that was given.
-  float take_old(int64_t token, int8_t* codes) const {
+  void take_old(int64_t j, int64_t token) const {
     if (copies_) side_.copy_old(token);
     if (!coded_) {
       const char* source = side_.past_row(token);
       const int64_t size = element_size(side_.fresh->dtype);
       prefetch(source, block_ahead(side_.past->row_stride, size), side_.channels * size);
-      return encode(source, codes);
+      encode(j, source);
+      return;
     }
-    memcpy(codes, side_.codes_row(*side_.past_codes, token), static_cast<size_t>(side_.channels));
-    memset(codes + side_.channels, 0, static_cast<size_t>(padded_ - side_.channels));
-    return side_.scale_of_old(token);
+    const size_t channels = static_cast<size_t>(side_.channels);
+    memcpy(codes_of(j), side_.codes_row(*side_.past_codes, token), channels);
+    memset(codes_of(j) + channels, 0, static_cast<size_t>(padded_) - channels);
+    scale_[j] = side_.scale_of_old(token);
   }
 
-  // Of a block of tokens: where they are, or in `scale`.
-  const float* scales_of(int64_t first, float* scale) const {
+  void hide(int64_t j) const {
+    memset(codes_of(j), 0, static_cast<size_t>(padded_));
+    scale_[j] = 1.0f;
+  }
+
+  // Of a block of tokens: where they are, or in the tile's.
+  const float* scales_of(int64_t first) const {
     if (side_.channel_scale != nullptr) return kOnes;
     if (side_.past_codes->scale_strides[2] == 1) {
       const char* start = side_.scale_row(*side_.past_codes, first, 4);
@@ -65,13 +73,15 @@ class TokenCodes {
       const bool is_aligned = reinterpret_cast<uintptr_t>(start) % alignof(float) == 0;
       if (is_aligned) return reinterpret_cast<const float*>(start);
     }
-    for (int64_t j = 0; j < kKeyBlock; ++j) scale[j] = side_.scale_of_old(first + j);
-    return scale;
+    for (int64_t j = 0; j < kKeyBlock; ++j) scale_[j] = side_.scale_of_old(first + j);
+    return scale_;
   }
 
  private:
-  float encode(const char* source, int8_t* codes) const {
-    return encode_row(kernels_, side_, side_.fresh->dtype, source, padded_, row_, codes);
+  int8_t* codes_of(int64_t j) const { return tile_ + j * padded_; }
+
+  void encode(int64_t j, const char* source) const {
+    scale_[j] = encode_row(kernels_, side_, side_.fresh->dtype, source, padded_, row_, codes_of(j));
   }
 
   const Kernels& kernels_;
@@ -79,6 +89,8 @@ class TokenCodes {
   const bool coded_, writes_, copies_;
   const int64_t padded_;
   float* const row_;
+  int8_t* const tile_;
+  float* const scale_;
 };
 
 // The steps of the channels, which may be unaligned.
@@ -111,34 +123,16 @@ CodeRows take_codes(const Plan& plan, const Kernels& kernels, const Side& side, 
                     bool may_borrow, bool writes, int64_t padded, float* row, int8_t* tile,
                     float* scale) {
   const Tokens tokens = tokens_of(plan.request, side.batch);
-  const TokenCodes source(kernels, side, writes, padded, row);
+  const TokenCodes source(kernels, side, writes, padded, row, tile, scale);
   const int64_t first = key_block * kKeyBlock;
   if (may_borrow && plan.request.kv_format == QFA_KV_INT8 && side.channels == padded &&
       tokens.are_old(first, first + kKeyBlock)) {
     for (int64_t j = 0; source.copies() && j < kKeyBlock; ++j) side.copy_old(first + j);
     const uint8_t* codes = side.codes_row(*side.past_codes, first);
     return {reinterpret_cast<const int8_t*>(codes), side.past_codes->codes_strides[2],
-            source.scales_of(first, scale)};
+            source.scales_of(first)};
   }
-  for (int64_t j = 0; j < kKeyBlock; ++j) {
-    const int64_t token = first + j;
-    int8_t* codes = tile + j * padded;
-    const bool is_seen = token < tokens.length;
-    scale[j] = 1.0f;
-    if (token < tokens.end && (is_seen || source.writes())) {
-      if (tokens.is_new(token)) {
-        scale[j] = source.take_fresh(token - tokens.start, token, codes);
-      } else if (is_seen) {
-        scale[j] = source.take_old(token, codes);
-      } else if (source.copies()) {
-        side.copy_old(token);
-      }
-    }
-    if (!is_seen) {
-      memset(codes, 0, static_cast<size_t>(padded));
-      scale[j] = 1.0f;
-    }
-  }
+  take_tokens(side, key_block, source);
   return {tile, padded, scale};
 }
 

@@ -21,6 +21,9 @@ struct FloatTile {
 void widen_key_block(const Plan& plan, const Kernels& kernels, int64_t kv_head, int64_t key_block,
                      bool writes, const WorkerScratch& scratch, const FloatTile& tile);
 
+// What the softmax of a block in float32 needs; the scores are those of the worker.
+FloatBlock float_block(const Attending& by, const KeyBlock& b, const float* spoil, Lanes& lanes);
+
 // Takes the lanes through one block, into lanes.chunk.
 void attend_float_block(const Attending& by, const FloatTile& tile, const KeyBlock& b,
                         Lanes& lanes);

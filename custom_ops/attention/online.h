@@ -164,6 +164,26 @@ void finish_queries(const Attending& by, Lanes& lanes, const Again& again) {
              by.scratch.rows);
 }
 
+// Answers one block of queries of a key/value head whose keys are held. prepare(rows, lanes) brings
+// the queries and their scales into the worker's scratch; attend(by, block, lanes) takes the lanes
+// through one block.
+template <typename Prepare, typename Attend>
+void answer(const Plan& plan, const Kernels& kernels, int64_t kv_head, int64_t query_block,
+            const WorkerScratch& scratch, const Prepare& prepare, const Attend& attend) {
+  const QueryRows rows = query_rows(plan, kv_head, query_block);
+  const Reach reach = reach_of(plan, rows);
+  Lanes lanes;
+  prepare(rows, lanes);
+  const auto take_all = [&](const Attending& by) {
+    const auto take = [&](const KeyBlock& b, Lanes& l) { attend(by, b, l); };
+    take_keys(by, reach.first_chunk(), reach.end_chunk(), lanes, take, [](int64_t) {});
+  };
+  const Averaging none = {};
+  const Attending by = {plan, kernels, rows, reach, none, scratch};
+  take_all(by);
+  finish_queries(by, lanes, take_all);
+}
+
 }  // namespace qfa
 
 #endif  // QFA_ATTENTION_ONLINE_H_

@@ -5,6 +5,7 @@
 #include <stdint.h>
 
 #include "attention/plan.h"
+#include "attention/tokens.h"
 #include "qfa/qfa.h"
 
 namespace qfa {
@@ -53,6 +54,29 @@ struct Side {
 
 Side key_side(const Plan& plan, int64_t kv_head);
 Side value_side(const Plan& plan, int64_t kv_head);
+
+// Goes through the 64 tokens of a block. Source takes one: take_fresh(j, row, token) a new row,
+// take_old(j, token) one of the cache that was given. What is joined goes to the present cache
+// where the source writes(); a token that cannot be seen is taken only for that, and then emptied
+// by hide(j).
+template <typename Source>
+void take_tokens(const Side& side, int64_t key_block, const Source& source) {
+  const Tokens tokens = tokens_of(*side.request, side.batch);
+  for (int64_t j = 0; j < kKeyBlock; ++j) {
+    const int64_t token = key_block * kKeyBlock + j;
+    const bool is_seen = token < tokens.length;
+    if (token < tokens.end && (is_seen || source.writes())) {
+      if (tokens.is_new(token)) {
+        source.take_fresh(j, token - tokens.start, token);
+      } else if (is_seen) {
+        source.take_old(j, token);
+      } else if (source.copies()) {
+        side.copy_old(token);
+      }
+    }
+    if (!is_seen) source.hide(j);
+  }
+}
 
 // The static scale of a head, 0 for a scale per token.
 float static_scale_of(const float* scales, int64_t count, int64_t head);

@@ -1,8 +1,9 @@
 // Attention in bfloat16 with AMX tiles, as configured by begin_work_amxint8: 32 rows by 32 lanes in
-// four accumulators. See blocks_amxint8.cc for why tile instructions are written in assembly.
+// four accumulators.
 #include <immintrin.h>
 
 #include "kernels/kernels.h"
+#include "kernels/x86/tile_instructions.h"
 
 namespace qfa {
 namespace {
@@ -10,17 +11,6 @@ namespace {
 constexpr int kTileRows = 16;
 constexpr int kTileChannels = 32;  // of a tile's row
 
-#define QFA_TILE_LOAD(tile, base, stride)                                                   \
-  __asm__ volatile("tileloadd (%0,%1,1), %%tmm" #tile                                       \
-                   :                                                                        \
-                   : "r"(static_cast<const void*>(base)), "r"(static_cast<int64_t>(stride)) \
-                   : "memory")
-#define QFA_TILE_STORE(tile, base, stride)                                            \
-  __asm__ volatile("tilestored %%tmm" #tile ", (%0,%1,1)"                             \
-                   :                                                                  \
-                   : "r"(static_cast<void*>(base)), "r"(static_cast<int64_t>(stride)) \
-                   : "memory")
-#define QFA_TILE_ZERO(tile) __asm__ volatile("tilezero %%tmm" #tile::)
 #define QFA_TILE_MULTIPLY(sum, rows, packed) \
   __asm__ volatile("tdpbf16ps %%tmm" #packed ", %%tmm" #rows ", %%tmm" #sum::)
 

@@ -1,11 +1,9 @@
 // Integer products with AMX tiles: 32 rows by 32 lanes in four accumulators.
-//
-// Tile instructions are written in assembly: the compiler's own forms for loading a configuration
-// and a tile do not say which memory they read, so stores before them may be dropped or moved.
 #include <immintrin.h>
 
 #include "kernels/kernels.h"
 #include "kernels/score_zero.h"
+#include "kernels/x86/tile_instructions.h"
 
 namespace qfa {
 namespace {
@@ -13,17 +11,6 @@ namespace {
 constexpr int kTileRows = 16;
 constexpr int kTileBytes = 64;  // of a tile's row
 
-#define QFA_TILE_LOAD(tile, base, stride)                                                   \
-  __asm__ volatile("tileloadd (%0,%1,1), %%tmm" #tile                                       \
-                   :                                                                        \
-                   : "r"(static_cast<const void*>(base)), "r"(static_cast<int64_t>(stride)) \
-                   : "memory")
-#define QFA_TILE_STORE(tile, base, stride)                                            \
-  __asm__ volatile("tilestored %%tmm" #tile ", (%0,%1,1)"                             \
-                   :                                                                  \
-                   : "r"(static_cast<void*>(base)), "r"(static_cast<int64_t>(stride)) \
-                   : "memory")
-#define QFA_TILE_ZERO(tile) __asm__ volatile("tilezero %%tmm" #tile::)
 // Adds the products of signed codes and packed codes, which are signed or unsigned.
 #define QFA_TILE_MULTIPLY(sum, codes, packed)                                      \
   do {                                                                             \
